@@ -1,0 +1,17 @@
+//! Guest memory, virtqueues and native data paths. Knows no Python.
+//!
+//! The way data takes: a [`worker`] thread wakes on a kick, its [`ring`] takes
+//! a batch of chains out of guest [`memory`], a [`worker::Handler`] (a native
+//! data path such as [`block`], or a call into Python) answers them, and the
+//! ring publishes the completions and decides whether the driver wants a
+//! notification.
+//!
+//! Whatever lies in guest memory is hostile: each value is read once, copied,
+//! then checked. A broken rule is a [`fault::Fault`] that names the clause of
+//! the standard; it costs the driver its device, never this process.
+
+pub mod chain;
+pub mod fault;
+pub mod memory;
+pub mod ring;
+pub mod worker;

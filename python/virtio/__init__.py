@@ -1,0 +1,1 @@
+"""The whole VIRTIO standard for Python: both ends of the queue."""
