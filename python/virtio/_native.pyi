@@ -1,0 +1,499 @@
+"""The native core: guest memory, queues with their worker threads, and native data paths.
+
+All addresses and sizes are in bytes. Sections are those of VIRTIO 1.4. Errors are the classes of
+:mod:`virtio.errors`. Every call that may wait (stopping, unmapping, file I/O) runs without the GIL.
+File descriptors are duplicated where they are kept: the caller closes its own.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from os import PathLike
+from typing import Final, Literal, final, overload
+
+from typing_extensions import Buffer
+
+from virtio.errors import ProtocolError
+
+Space = Literal["guest", "user"]
+"""An address space: guest physical addresses, or the front end's own (vhost-user's "user addresses")."""
+
+def version() -> str:
+    """Return the version of the native core, equal to the package's."""
+
+# --- guest memory ---------------------------------------------------------------------------------
+
+@final
+class Region:
+    """A piece of guest memory, and where the front end says that its bytes are."""
+
+    guest_address: Final[int]
+    """Guest physical address of the first byte."""
+    size: Final[int]
+    """Length in bytes."""
+    fd: Final[int]
+    """Descriptor to map; -1 when read back from :attr:`Memory.regions`."""
+    offset: Final[int]
+    """Offset of the first byte in the descriptor."""
+    user_address: Final[int | None]
+    """The same byte in the front end's address space; None: it has no address there."""
+    writable: Final[bool]
+    """False for memory that the device may only read."""
+
+    def __init__(
+        self,
+        guest_address: int,
+        size: int,
+        fd: int,
+        offset: int = 0,
+        user_address: int | None = None,
+        writable: bool = True,
+    ) -> None:
+        """Describe a region; nothing is checked or mapped yet."""
+    def __eq__(self, other: object, /) -> bool:
+        """Return whether all fields are equal."""
+    def __hash__(self, /) -> int:
+        """Return a hash of all fields."""
+
+@final
+class Memory:
+    """Guest memory: regions mapped from file descriptors, visible in two address spaces.
+
+    May be changed while queues use it. A change is atomic for them: they see the regions before it or after.
+    """
+
+    def __init__(self) -> None:
+        """Begin with no memory."""
+    def add(
+        self,
+        guest_address: int,
+        size: int,
+        fd: int,
+        offset: int = 0,
+        *,
+        user_address: int | None = None,
+        writable: bool = True,
+    ) -> None:
+        """Map ``size`` bytes of ``fd`` from ``offset`` at ``guest_address``.
+
+        Raises :exc:`~virtio.ConfigurationError` for a region that is empty, overlaps another in either
+        address space or wraps around, :exc:`~virtio.TransportError` for a descriptor that cannot be
+        mapped or ends before the region does.
+        """
+    def remove(self, guest_address: int, size: int, timeout: float = 5.0) -> None:
+        """Unmap the region that is exactly this, once no queue works on it any more.
+
+        Raises :exc:`~virtio.ConfigurationError` if there is no such region, :exc:`~virtio.TransportError`
+        if a queue still worked on it after ``timeout`` seconds (the region is gone for new requests then).
+        Views that Python still holds stay valid: they keep the mapping.
+        """
+    def replace(self, regions: Sequence[Region], timeout: float = 5.0) -> None:
+        """Put ``regions`` in the place of all others: all of them, or none if one is wrong.
+
+        Errors as for :meth:`add` and :meth:`remove`.
+        """
+    def clear(self, timeout: float = 5.0) -> None:
+        """Unmap everything; errors as for :meth:`remove`."""
+    @property
+    def regions(self) -> list[Region]:
+        """The regions in order of guest address."""
+    @property
+    def generation(self) -> int:
+        """How often the regions have changed."""
+    def read(self, address: int, size: int, space: Space = "guest") -> bytes:
+        """Copy ``size`` bytes out, across adjacent regions too.
+
+        Raises :exc:`~virtio.ConfigurationError` if they are not all guest memory.
+        """
+    def write(self, address: int, data: Buffer, space: Space = "guest") -> None:
+        """Copy ``data`` in, across adjacent regions too.
+
+        Raises :exc:`~virtio.ConfigurationError` if the place is not all writable guest memory.
+        """
+    def view(self, address: int, size: int, space: Space = "guest") -> memoryview:
+        """Return the bytes themselves, without a copy; the view keeps their mapping alive.
+
+        It is read-only for a region that is. Raises :exc:`~virtio.ConfigurationError` if the bytes are not
+        contiguous in one region.
+        """
+
+# --- chains ---------------------------------------------------------------------------------------
+
+@final
+class Buffers:
+    """The device-readable or device-writable part of a chain, as the driver cut it into pieces.
+
+    ``len()`` is the number of bytes, iteration gives one memoryview per piece without a copy (views of the
+    device-readable part are read-only, 2.7.5.1), ``bytes()`` copies all. How a driver cuts its requests has
+    no meaning (2.7.4.1): prefer :meth:`Chain.read` and :meth:`Chain.write`.
+    """
+
+    def __len__(self, /) -> int:
+        """Return the number of bytes."""
+    def __iter__(self, /) -> Iterator[memoryview]:
+        """Yield a memoryview per piece."""
+    def __bytes__(self, /) -> bytes:
+        """Copy everything."""
+    @property
+    def pieces(self) -> int:
+        """Number of pieces, that is of descriptors."""
+
+@final
+class Chain:
+    """One buffer from the driver: a device-readable part, then a device-writable part (2.7.4).
+
+    Valid for as long as Python holds it, whatever becomes of the queue or the memory. It may be used from any
+    thread. One that is held and dropped without completion is completed with 0 bytes and logged.
+    """
+
+    @property
+    def readable(self) -> Buffers:
+        """The device-readable part."""
+    @property
+    def writable(self) -> Buffers:
+        """The device-writable part."""
+    def read(self, size: int = -1) -> bytes:
+        """Copy the next ``size`` bytes of the device-readable part; -1: all that are left.
+
+        Returns fewer at its end, and ``b""`` behind it.
+        """
+    def write(self, data: Buffer) -> int:
+        """Put ``data`` into the device-writable part behind what was written before; return its length.
+
+        Raises :exc:`~virtio.ConfigurationError`, having written nothing, if it does not fit or if the chain
+        is completed or its queue was stopped.
+        """
+    @property
+    def written(self) -> int:
+        """Bytes written so far by :meth:`write`."""
+    @property
+    def completed(self) -> bool:
+        """Whether the chain went back to the driver, or to the queue because it was stopped."""
+    def hold(self, *, idle: bool = False) -> None:
+        """Let the handler return without completing this chain; :meth:`complete` it later.
+
+        A queue that stops waits for held chains, within its time. With ``idle`` it does not: the chain waits
+        for something that may never come (a receive buffer), and a queue that stops forgets it, to offer it
+        again when it is started from the base that it returned.
+        """
+    def complete(self, written: int | None = None) -> None:
+        """Give the chain back to the driver, from any thread.
+
+        ``written``: bytes written, by default those of :attr:`written`. Raises
+        :exc:`~virtio.ConfigurationError` if it was completed before, its queue was stopped since, or
+        ``written`` is more than the device-writable part has.
+        """
+
+@final
+class Batch(Sequence[Chain]):
+    """Chains that came together, in the order in which the driver made them available.
+
+    All are completed with :attr:`written` when the handler returns, save those that were held. No object is
+    made per chain unless it is asked for by index or iteration.
+    """
+
+    def __len__(self, /) -> int:
+        """Return the number of chains."""
+    @overload
+    def __getitem__(self, index: int, /) -> Chain:
+        """Return one chain, always the same object."""
+    @overload
+    def __getitem__(self, index: slice, /) -> list[Chain]:
+        """Return several."""
+    @property
+    def readable_lengths(self) -> memoryview:
+        """Bytes in the device-readable part of each chain, as uint32 (``numpy.frombuffer`` takes it)."""
+    @property
+    def writable_lengths(self) -> memoryview:
+        """Bytes in the device-writable part of each chain, as uint32."""
+    @property
+    def written(self) -> memoryview:
+        """Writable uint32 for each chain: the length it is completed with.
+
+        0, the default, stands for what :meth:`Chain.write` wrote. More than there is room for counts as an
+        error.
+        """
+    def gather(self, offset: int, size: int) -> bytearray:
+        """Copy ``size`` bytes from ``offset`` of each device-readable part into ``len(self)`` rows.
+
+        Where a chain is shorter, its row is filled up with zeros.
+        """
+    def scatter(self, offset: int, rows: Buffer) -> None:
+        """Copy ``len(self)`` rows of equal size to ``offset`` in each device-writable part.
+
+        Bytes that do not fit into a shorter chain are dropped. :attr:`written` is not changed. Raises
+        :exc:`~virtio.ConfigurationError` if ``rows`` is not a multiple of ``len(self)``.
+        """
+
+# --- handlers -------------------------------------------------------------------------------------
+
+class Handler:
+    """What answers the chains of a queue. One object may serve several queues."""
+
+@final
+class CallHandler(Handler):
+    """Calls a function for each chain."""
+
+    def __init__(
+        self,
+        function: Callable[[Chain], object],
+        on_error: Callable[[Chain, BaseException], object] | None = None,
+    ) -> None:
+        """Call ``function`` with each chain, which is completed when it returns unless held.
+
+        What it raises is logged to ``virtio.queue``; then ``on_error`` may put a failure status into the
+        chain, which is completed with what was written.
+        """
+
+@final
+class BatchHandler(Handler):
+    """Calls a function for each batch of chains."""
+
+    def __init__(
+        self,
+        function: Callable[[Batch], object],
+        on_error: Callable[[Batch, BaseException], object] | None = None,
+    ) -> None:
+        """Call ``function`` with each batch, completed when it returns save for held chains.
+
+        What it raises is treated as by :class:`CallHandler`.
+        """
+
+@final
+class NullHandler(Handler):
+    """Completes each chain at once with 0 bytes written, natively: what the queue itself costs."""
+
+    def __init__(self) -> None:
+        """Take no options."""
+
+@final
+class BlockHandler(Handler):
+    """Answers the requests of a block device (5.2.6) natively."""
+
+    def __init__(self, target: BlockTarget) -> None:
+        """Serve ``target``; the queues of one device share it."""
+
+# --- queues ---------------------------------------------------------------------------------------
+
+@final
+class Counters:
+    """What a queue has done since it was made; a snapshot."""
+
+    chains: Final[int]
+    """Chains completed."""
+    bytes_read: Final[int]
+    """Bytes in the device-readable parts of the chains that were taken."""
+    bytes_written: Final[int]
+    """Bytes written into device-writable parts."""
+    kicks: Final[int]
+    """Available buffer notifications received."""
+    interrupts: Final[int]
+    """Used buffer notifications sent."""
+    interrupts_suppressed: Final[int]
+    """Used buffer notifications that the driver did not want."""
+    batches: Final[int]
+    """Batches taken."""
+    polls: Final[int]
+    """Times the ring was looked at while polling, and found empty."""
+    handler_errors: Final[int]
+    """Exceptions raised by Python handlers."""
+    errors: Final[dict[str, int]]
+    """Rules broken by the driver: section of the standard to count."""
+
+@final
+class Queue:
+    """The device's end of one virtqueue, with a worker thread while it runs."""
+
+    def __init__(
+        self,
+        memory: Memory,
+        index: int,
+        handler: Handler,
+        *,
+        on_fault: Callable[[ProtocolError], object],
+        name: str = "",
+    ) -> None:
+        """Prepare queue ``index``.
+
+        ``on_fault`` is called, on the worker's thread and with no lock held, when the driver broke a rule;
+        the queue is :attr:`broken` from then on until it is configured again. ``name`` is for logs and
+        threads.
+        """
+    @property
+    def index(self) -> int:
+        """The number of the queue."""
+    @property
+    def name(self) -> str:
+        """For logs and threads."""
+    def configure(
+        self,
+        *,
+        size: int,
+        descriptors: int,
+        available: int,
+        used: int,
+        space: Space = "guest",
+        base: int = 0,
+        features: int = 0,
+    ) -> None:
+        """Say where the rings are; only while the queue is stopped.
+
+        ``base`` is where to continue, in the form of vhost-user's VRING_BASE. ``features`` are the negotiated
+        ones. Memory behind the addresses may appear later. Raises :exc:`~virtio.ConfigurationError` if the
+        queue runs, the size is not a power of two up to 32768, or an address is not aligned as 2.7 demands.
+        """
+    def set_kick(self, fd: int | None) -> None:
+        """Take available buffer notifications from an eventfd; None: only from :meth:`notify`.
+
+        May be changed while running, as :meth:`set_call` and :meth:`set_error` may be. A descriptor of the
+        wrong kind raises :exc:`~virtio.TransportError`.
+        """
+    def set_call(self, target: int | Callable[[], object] | None) -> None:
+        """Send used buffer notifications to an eventfd, a stream socket (8 bytes each), or a function.
+
+        The function is called on the worker's thread. Nothing that the other side does makes the worker wait.
+        """
+    def set_error(self, fd: int | None) -> None:
+        """Signal this eventfd when the driver broke a rule."""
+    def notify(self) -> None:
+        """Kick in-band: look at the ring now."""
+    def start(self) -> None:
+        """Start the worker. Rings that are not guest memory yet are waited for.
+
+        Raises :exc:`~virtio.ConfigurationError` if not configured or running, does nothing if broken.
+        """
+    def stop(self, timeout: float = 5.0) -> int:
+        """Take no more chains, wait for those under way, and return the base to continue from.
+
+        Requests still under way after ``timeout`` seconds are logged and given up: raises
+        :exc:`~virtio.TransportError`. Not running: returns the last base. From within this queue's own
+        handler it raises :exc:`~virtio.ConfigurationError`, for it would wait for itself.
+        """
+    @property
+    def running(self) -> bool:
+        """Whether the worker runs."""
+    @property
+    def broken(self) -> bool:
+        """Whether the driver broke a rule; :meth:`configure` clears it."""
+    @property
+    def counters(self) -> Counters:
+        """What has been done so far."""
+    def set_polling(self, microseconds: int) -> None:
+        """Look at an empty ring for at most this long before sleeping; 0: sleep at once."""
+
+# --- block ----------------------------------------------------------------------------------------
+
+BlockKind = Literal["read", "write", "flush", "discard", "write_zeroes", "secure_erase"]
+BlockFailure = Literal["io", "unsupported"]
+
+@final
+class BlockRequest:
+    """A request to a block device whose backend is written in Python (5.2.6)."""
+
+    @property
+    def kind(self) -> BlockKind:
+        """What is asked for."""
+    @property
+    def offset(self) -> int:
+        """First byte on the device."""
+    @property
+    def size(self) -> int:
+        """Number of bytes; 0 for a flush."""
+    @property
+    def unmap(self) -> bool:
+        """For ``write_zeroes``: the space may be given back."""
+    @property
+    def data(self) -> memoryview:
+        """What to write (read-only), or the place to read into; empty for other kinds.
+
+        Contiguous always: copied where the driver's buffer is not.
+        """
+    def complete(self, error: BlockFailure | None = None) -> None:
+        """Answer the request, from any thread: done, or failed (VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_UNSUPP).
+
+        Raises :exc:`~virtio.ConfigurationError` if it was answered before. One that is dropped without an
+        answer fails with ``"io"``.
+        """
+
+@final
+class BlockTarget:
+    """What the queues of one block device share: the backend, the capacity, limits and the cache mode."""
+
+    @staticmethod
+    def file(
+        path: str | PathLike[str] | int,
+        *,
+        read_only: bool = False,
+        direct: bool = False,
+        cache: Literal["writeback", "writethrough", "unsafe"] = "writeback",
+        engine: Literal["auto", "io_uring", "threads"] = "auto",
+    ) -> BlockTarget:
+        """Serve a file or block device, given by path or open descriptor.
+
+        ``direct``: O_DIRECT. ``cache``: whether the driver finds the write-back mode on, off, or whether even
+        a flush is only pretended. Raises :exc:`~virtio.ConfigurationError` if it cannot be opened so.
+        """
+    @staticmethod
+    def memory(size: int) -> BlockTarget:
+        """Serve ``size`` bytes of zeros that are forgotten at the end."""
+    @staticmethod
+    def null(size: int) -> BlockTarget:
+        """Answer everything at once and keep nothing; reads give zeros."""
+    @staticmethod
+    def python(
+        callback: Callable[[list[BlockRequest]], object], size: int, *, read_only: bool = False
+    ) -> BlockTarget:
+        """Hand requests to ``callback`` in batches; each is answered by :meth:`BlockRequest.complete`.
+
+        If it raises, what is still unanswered of the batch fails with ``"io"`` and the error is logged.
+        """
+
+    capacity: int
+    """Size of the device in bytes. Setting it changes what requests are allowed, not the file."""
+    writeback: bool
+    """True: data is safe after a flush. False: after each write."""
+    serial: str
+    """Answer to VIRTIO_BLK_T_GET_ID: at most 20 bytes."""
+    block_size: int
+    """Logical block size in bytes; 512 unless set. Discards are aligned to it, transfers to 512."""
+    size_max: int
+    """Longest segment in bytes; 0: no limit."""
+    seg_max: int
+    """Most data segments of a request; 0: no limit."""
+    max_discard_sectors: int
+    """Longest discard, in sectors of 512 bytes; likewise below."""
+    max_discard_seg: int
+    """Most segments of a discard; likewise below."""
+    max_write_zeroes_sectors: int
+    """As for discard."""
+    max_write_zeroes_seg: int
+    """As for discard."""
+    max_secure_erase_sectors: int
+    """As for discard."""
+    max_secure_erase_seg: int
+    """As for discard."""
+    lifetime: tuple[int, int, int]
+    """Answer to VIRTIO_BLK_T_GET_LIFETIME: pre_eol_info, device_lifetime_est_typ_a, .._typ_b."""
+
+    @property
+    def read_only(self) -> bool:
+        """Whether writes are refused."""
+    @property
+    def engine(self) -> str:
+        """What does the I/O: ``io_uring``, ``threads``, ``memory``, ``null`` or ``python``."""
+    @property
+    def can_discard(self) -> bool:
+        """Whether discards give back space."""
+    def read(self, offset: int, into: Buffer) -> None:
+        """Fill ``into`` from ``offset`` on.
+
+        Raises OSError on failure, :exc:`~virtio.ConfigurationError` past the end.
+        """
+    def write(self, offset: int, data: Buffer) -> None:
+        """Write ``data`` at ``offset``; errors as for :meth:`read`."""
+    def flush(self) -> None:
+        """Make all that was written safe (fdatasync). Raises OSError on failure."""
+    def discard(self, offset: int, size: int) -> None:
+        """Give back the space of a range; its contents are zeros or as before."""
+    def write_zeroes(self, offset: int, size: int, *, unmap: bool = True) -> None:
+        """Make a range read as zeros, giving back its space if allowed."""
+    def close(self) -> None:
+        """Release the backend once no queue uses it; later use raises :exc:`~virtio.ConfigurationError`."""
