@@ -14,4 +14,5 @@ pub mod chain;
 pub mod fault;
 pub mod memory;
 pub mod ring;
+pub mod spec;
 pub mod worker;
