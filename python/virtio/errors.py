@@ -7,7 +7,11 @@
     │   └── FeatureNegotiationError
     ├── TransportError       the wire: sockets, descriptors, messages
     ├── DeviceError          the device said no; carries its status
+    │   ├── IOFailed             … because reading or writing failed
+    │   └── UnsupportedRequest   … because it does not know the request
     └── ConfigurationError   the caller asked for something that cannot be
+
+Beside the tree stands :class:`IOCompleted`: not an error but an outcome, see there.
 """
 
 
@@ -51,6 +55,38 @@ class DeviceError(Error):
         """Describe the request that failed and keep the device's status code."""
         super().__init__(message)
         self.status = status
+
+
+class IOFailed(DeviceError):  # noqa: N818 (reads as the outcome that a device author raises)
+    """This one request fails with the device's I/O error status; the device lives on.
+
+    A device author raises it, as the class or with a message; the driver sees ``VIRTIO_BLK_S_IOERR``.
+    """
+
+    def __init__(self, message: str = "input or output failed", status: int = 1) -> None:
+        """Describe the failure; a block device's status for it is 1."""
+        super().__init__(message, status)
+
+
+class UnsupportedRequest(DeviceError):  # noqa: N818
+    """This one request is not supported; the driver sees ``VIRTIO_BLK_S_UNSUPP``."""
+
+    def __init__(self, message: str = "request not supported", status: int = 2) -> None:
+        """Name the request; a block device's status for it is 2."""
+        super().__init__(message, status)
+
+
+class IOCompleted(Exception):  # noqa: N818
+    """A request succeeded: an outcome that may be returned or raised.
+
+    ``BlockDevice.read`` and its siblings return this class, so that a subclass may write its decision
+    as one expression of outcomes, and raise whichever it is::
+
+        raise virtio.IOFailed if sector == 2048 else super().read(sector, into)
+
+    Raising it, returning it and returning ``None`` all mean success. It is no :class:`Error`: an
+    ``except virtio.Error`` must not swallow a success.
+    """
 
 
 class ConfigurationError(Error):
