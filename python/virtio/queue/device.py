@@ -1,0 +1,198 @@
+"""One virtqueue of a device: the native queue, and what outlives it.
+
+A transport configures, starts and stops queues; the device decides whether they may run at all. So
+``start`` means "the driver has enabled this queue": it runs once the device is live too, whichever comes
+last.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from virtio._native import Counters, Handler, Memory, Queue
+from virtio.errors import ConfigurationError, ProtocolError
+
+MAX_SIZE = 1024
+"""The queue size that is shown as the maximum to drivers that ask for one; any up to 32768 works."""
+
+
+class DeviceQueue:
+    """The device's end of one virtqueue, as transports see it."""
+
+    def __init__(self, index: int, name: str, max_size: int = MAX_SIZE) -> None:
+        """Describe queue ``index``; it is attached to a driver later."""
+        self.index = index
+        self.name = name
+        self.max_size = max_size
+        self._native: Queue | None = None
+        self._counters: Counters | None = None
+        self._clear()
+
+    def _clear(self) -> None:
+        self._rings: dict[str, Any] = {}
+        self._fresh = False  # the rings were configured since the queue last ran
+        self._enabled = False
+        self._live = False
+        self._features = 0
+
+    def __repr__(self) -> str:
+        """Show what the queue is and does."""
+        state = "broken" if self.broken else "running" if self.running else "stopped"
+        return f"<DeviceQueue {self.index} {self.name}, {state}>"
+
+    # --- the transport's side
+
+    @property
+    def size(self) -> int:
+        """How many descriptors the driver chose; 0 before it did."""
+        return int(self._rings.get("size", 0))
+
+    def configure(
+        self,
+        *,
+        size: int | None = None,
+        descriptors: int | None = None,
+        available: int | None = None,
+        used: int | None = None,
+        space: str | None = None,
+        base: int | None = None,
+    ) -> None:
+        """Say where the rings are, all at once or piece by piece; only while the queue is stopped.
+
+        The pieces are put together when the queue starts, and checked then.
+        """
+        if self.running:
+            raise ConfigurationError(f"queue {self.index} is running; its rings cannot be moved")
+        given = {
+            "size": size,
+            "descriptors": descriptors,
+            "available": available,
+            "used": used,
+            "space": space,
+            "base": base,
+        }
+        self._rings.update({name: value for name, value in given.items() if value is not None})
+        self._fresh = True
+
+    def set_kick(self, fd: int | None) -> None:
+        """Take available buffer notifications from an eventfd."""
+        self._attached().set_kick(fd)
+
+    def set_call(self, target: "int | Callable[[], object] | None") -> None:
+        """Send used buffer notifications to an eventfd, a stream socket or a function."""
+        self._attached().set_call(target)
+
+    def set_error(self, fd: int | None) -> None:
+        """Signal this eventfd when the driver breaks a rule."""
+        self._attached().set_error(fd)
+
+    def notify(self) -> None:
+        """Kick in-band. Harmless on a queue that does not run."""
+        if self._native is not None:
+            self._native.notify()
+
+    def set_polling(self, microseconds: int) -> None:
+        """Look at an empty ring for at most this long before sleeping."""
+        self._attached().set_polling(microseconds)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the driver has said where all the rings are."""
+        return {"size", "descriptors", "available", "used"} <= self._rings.keys()
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the transport has started the queue, so that it runs while the device is live."""
+        return self._enabled
+
+    def start(self) -> None:
+        """Enable the queue. Without rings, or on a device that is not live, it starts as soon as it can."""
+        self._attached()
+        self._enabled = True
+        self._run()
+
+    def stop(self, timeout: float = 5.0) -> int:
+        """Disable the queue, wait for what is under way, and return the base to continue from."""
+        self._enabled = False
+        return self._halt(timeout)
+
+    def reset(self, timeout: float = 5.0) -> None:
+        """Stop the queue and forget its rings: whatever comes next is configured anew."""
+        self.stop(timeout)
+        self._rings.clear()
+        self._fresh = False
+
+    @property
+    def running(self) -> bool:
+        """Whether the worker runs."""
+        return self._native is not None and self._native.running
+
+    @property
+    def broken(self) -> bool:
+        """Whether the driver broke a rule, so that the queue stands still until it is configured again."""
+        return self._native is not None and self._native.broken
+
+    @property
+    def counters(self) -> Counters | None:
+        """What has been done for the present driver, or else for the last one; None if there was none yet."""
+        if self._native is not None:
+            self._counters = self._native.counters
+        return self._counters
+
+    # --- the device's side
+
+    def attach(
+        self, memory: Memory, handler: Handler, on_fault: Callable[[ProtocolError], object], name: str
+    ) -> None:
+        """A driver arrives: make the native queue on its memory."""
+        self._clear()
+        self._native = Queue(memory, self.index, handler, on_fault=on_fault, name=name)
+
+    def detach(self, timeout: float = 5.0) -> None:
+        """The driver is gone: stop, and let go of its memory and descriptors."""
+        try:
+            if self._native is not None:
+                self.stop(timeout)
+        finally:
+            self._counters = self.counters
+            self._native = None
+            self._clear()
+
+    def go_live(self, features: int) -> None:
+        """The device runs, with these features: start if enabled."""
+        if features != self._features:
+            self._features = features
+            self._fresh = True
+        self._live = True
+        self._run()
+
+    def pause(self, timeout: float = 5.0) -> None:
+        """The device does not run any more: stop, to go on where it was when it is live again."""
+        self._live = False
+        self._halt(timeout)
+
+    def _attached(self) -> Queue:
+        if self._native is None:
+            raise ConfigurationError(f"queue {self.index} has no driver")
+        return self._native
+
+    def _run(self) -> None:
+        native = self._native
+        if native is None or native.running or not (self._enabled and self._live and self.ready):
+            return
+        if self._fresh:
+            native.configure(**self._rings, features=self._features)
+            self._fresh = False
+        native.start()
+
+    def _halt(self, timeout: float) -> int:
+        if self._native is None:
+            return int(self._rings.get("base", 0))
+        if not self._native.running:
+            if self._fresh:  # configured but never started since: its base is still the one it was given
+                return int(self._rings.get("base", 0))
+            return self._native.stop(timeout)
+        base = self._native.stop(timeout)
+        self._rings["base"] = base
+        # A broken queue stays so until the driver configures it anew.
+        self._fresh = not self._native.broken
+        return base
