@@ -1,1 +1,84 @@
-"""The whole VIRTIO standard for Python: both ends of the queue."""
+"""The whole VIRTIO standard for Python: both ends of the queue.
+
+Importing this package imports little: each name below is fetched from its module when it is first used.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from virtio.errors import (
+    ConfigurationError,
+    DeviceError,
+    Error,
+    FeatureNegotiationError,
+    IOCompleted,
+    IOFailed,
+    ProtocolError,
+    TransportError,
+    UnsupportedRequest,
+)
+
+if TYPE_CHECKING:
+    from virtio import spec
+    from virtio._native import Batch, Chain, Memory
+    from virtio.device.base import Device
+    from virtio.device.block import BlockDevice
+    from virtio.device.console import ConsoleDevice
+    from virtio.device.entropy import EntropyDevice
+    from virtio.transport import serve, start
+
+    __version__: str
+
+_HOMES = {
+    "Batch": "virtio._native",
+    "BlockDevice": "virtio.device.block",
+    "Chain": "virtio._native",
+    "ConsoleDevice": "virtio.device.console",
+    "Device": "virtio.device.base",
+    "EntropyDevice": "virtio.device.entropy",
+    "Memory": "virtio._native",
+    "serve": "virtio.transport",
+    "start": "virtio.transport",
+}
+
+__all__ = [
+    "Batch",
+    "BlockDevice",
+    "Chain",
+    "ConfigurationError",
+    "ConsoleDevice",
+    "Device",
+    "DeviceError",
+    "EntropyDevice",
+    "Error",
+    "FeatureNegotiationError",
+    "IOCompleted",
+    "IOFailed",
+    "Memory",
+    "ProtocolError",
+    "TransportError",
+    "UnsupportedRequest",
+    "serve",
+    "spec",
+    "start",
+]
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("pyvirtio")
+    elif name == "spec":
+        value = import_module("virtio.spec")
+    elif home := _HOMES.get(name):
+        value = getattr(import_module(home), name)
+    else:
+        raise AttributeError(f"module 'virtio' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

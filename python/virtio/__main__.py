@@ -1,0 +1,5 @@
+"""``python -m virtio`` is the command ``virtio``."""
+
+from virtio.cli import main
+
+main()
