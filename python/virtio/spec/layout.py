@@ -341,6 +341,14 @@ class Struct(Type):
         kept = tuple(f for f in self.fields if not f.features or any(n in features for n in f.features))
         return replace(self, fields=kept)
 
+    def until(self, features: Collection[str]) -> Struct:
+        """This structure up to the last field that exists with ``features`` (names); those before it stay."""
+        last = 0
+        for number, field in enumerate(self.fields, 1):
+            if not field.features or any(name in features for name in field.features):
+                last = number
+        return replace(self, fields=self.fields[:last])
+
     def part(self, access: Access) -> Struct:
         """Only the device-readable (``R``) or the device-writable (``W``) part of a request."""
         return replace(self, fields=tuple(field for field in self.fields if field.access == access))
