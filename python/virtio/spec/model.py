@@ -64,6 +64,7 @@ __all__ = [
     "Record",
     "Repeat",
     "Scalar",
+    "SharedMemory",
     "Struct",
     "Type",
     "Union",
@@ -265,8 +266,27 @@ class QueueSlot:
 
 
 @dataclass(frozen=True)
+class SharedMemory:
+    """A shared memory region of a device (2.10): its id, and what the driver finds there.
+
+    Without ``when`` it depends on the device alone whether the region is there.
+    """
+
+    id: int
+    name: str
+    section: str
+    doc: str
+    when: str | tuple[str, ...] = ()
+    since: Version = V1_2
+
+
+@dataclass(frozen=True)
 class DeviceType:
-    """What the standard says about one type of device."""
+    """What the standard says about one type of device.
+
+    ``mandatory`` lists the features without which device and driver do not get along, in the form
+    of :attr:`Feature.requires`: a name is a must, a tuple of names means any of them.
+    """
 
     id: int
     name: str
@@ -279,6 +299,12 @@ class DeviceType:
     structs: tuple[Struct, ...] = ()
     codes: tuple[Codes, ...] = ()
     doc: str = ""
+    shared_memory: tuple[SharedMemory, ...] = ()
+    mandatory: tuple[str | tuple[str, ...], ...] = ()
+
+    def lacking(self, features: int) -> tuple[tuple[str, ...], ...]:
+        """What of ``mandatory`` is not in ``features``: of each tuple at least one must be."""
+        return tuple(wanted for wanted in map(names, self.mandatory) if not self.has(features, wanted))
 
     def struct(self, name: str) -> Struct:
         """The structure of this name (``virtio_blk_req``)."""
