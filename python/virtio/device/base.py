@@ -17,7 +17,7 @@ import logging
 import threading
 from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from virtio._native import Batch, Chain, Handler, Memory
 from virtio.device import features as feature_sets
@@ -54,7 +54,7 @@ class Device:
     :meth:`config_written`, :meth:`driver_reset`, :meth:`request_failed`, :meth:`handler`, :meth:`close`.
     """
 
-    spec: ClassVar[ModuleType | DeviceType]
+    spec: ModuleType | DeviceType
     features: int = 0
     """Feature bits of the device type that are offered; ``offered_features`` has those for the queues too."""
 
