@@ -10,6 +10,7 @@
 //! then checked. A broken rule is a [`fault::Fault`] that names the clause of
 //! the standard; it costs the driver its device, never this process.
 
+pub mod block;
 pub mod chain;
 pub mod fault;
 pub mod memory;

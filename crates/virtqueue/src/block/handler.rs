@@ -1,0 +1,490 @@
+//! The block device's request queue.
+
+use super::engine::{Completed, Engine, Kind, MAX_LIST, Operation, Outcome, Submitted};
+use super::request::{Action, Lists, Rules, parse};
+use super::segments;
+use super::tally::Refusal;
+use super::target::Target;
+use super::wire::{LIFETIME_LEN, SECTOR, Status};
+use crate::chain::{Batch, Chain, Token};
+use crate::fault::Fault;
+use crate::memory::Snapshot;
+use crate::worker::{Completions, Handler};
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Pieces of data that may be outstanding in one queue, 16 bytes each to remember. A queue of
+/// 1024 requests of 254 segments needs a quarter of it.
+const MAX_PIECES: usize = 1 << 20;
+/// A list longer than this is not kept for reuse.
+const KEPT_PIECES: usize = 1024;
+/// How often an interrupted operation is tried again.
+const MAX_RETRIES: u32 = 100;
+/// How long a handler that goes away waits for what the kernel still does to guest memory.
+const DROP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Answers the requests of one queue of a block device.
+pub struct BlockHandler {
+    target: Arc<Target>,
+    rules: Rules,
+    engine: Box<dyn Engine>,
+    /// The request being worked on; becomes a slot if it has to wait.
+    current: Box<Work>,
+    slots: Vec<Option<Box<Work>>>,
+    free: Vec<u32>,
+    #[allow(clippy::vec_box, reason = "they move between here and the slots, by address")]
+    spare: Vec<Box<Work>>,
+    /// Slots whose next operation the engine had no room for.
+    waiting: VecDeque<u32>,
+    completed: Vec<Completed>,
+    busy: usize,
+    pieces: usize,
+}
+
+/// A request under way.
+struct Work {
+    token: Token,
+    status: *mut u8,
+    data_in: u64,
+    kind: Kind,
+    stable: bool,
+    /// All that was asked for is done; what remains is to make it stable.
+    syncing: bool,
+    offset: u64,
+    left: u64,
+    lists: Lists,
+    /// First entry of the data or of the ranges that is not done.
+    next: usize,
+    retries: u32,
+    /// Keeps guest memory mapped while the request waits.
+    memory: Option<Arc<Snapshot>>,
+}
+
+// SAFETY: the pointers are guest memory, kept mapped by `memory`.
+unsafe impl Send for Work {}
+
+impl Default for Work {
+    fn default() -> Self {
+        Self {
+            token: Token { id: 0, slots: 0 },
+            status: std::ptr::null_mut(),
+            data_in: 0,
+            kind: Kind::Flush,
+            stable: false,
+            syncing: false,
+            offset: 0,
+            left: 0,
+            lists: Lists::default(),
+            next: 0,
+            retries: 0,
+            memory: None,
+        }
+    }
+}
+
+enum Progress {
+    Finished(Result<(), Refusal>),
+    Unfinished,
+}
+
+impl Work {
+    /// The next operation, or none if nothing is left to do.
+    fn operation(&self, flush_after: bool) -> Option<Operation<'_>> {
+        let mut operation = Operation {
+            kind: self.kind,
+            offset: self.offset,
+            len: 0,
+            unmap: false,
+            stable: self.stable,
+            list: &[],
+        };
+        match self.kind {
+            _ if self.syncing => operation.kind = Kind::Flush,
+            Kind::Flush => {}
+            Kind::Read | Kind::Write if self.left > 0 => {
+                let end = self.lists.data.len().min(self.next + MAX_LIST);
+                operation.list = self.lists.data.get(self.next..end)?;
+            }
+            Kind::Discard | Kind::WriteZeroes | Kind::SecureErase if self.next < self.lists.ranges.len() => {
+                let range = self.lists.ranges.get(self.next)?;
+                (operation.offset, operation.len, operation.unmap) = (range.offset, range.len, range.unmap);
+            }
+            _ if flush_after => operation.kind = Kind::Flush,
+            _ => return None,
+        }
+        Some(operation)
+    }
+
+    /// Takes note of an operation's outcome.
+    fn account(&mut self, outcome: Outcome) -> Progress {
+        if outcome < 0 {
+            return self.failed(outcome);
+        }
+        match self.kind {
+            _ if self.syncing => return Progress::Finished(Ok(())),
+            Kind::Flush => return Progress::Finished(Ok(())),
+            Kind::Read | Kind::Write if self.left > 0 => return self.transferred(outcome as u64),
+            Kind::Discard | Kind::WriteZeroes | Kind::SecureErase if self.next < self.lists.ranges.len() => {
+                self.next += 1;
+            }
+            _ => {}
+        }
+        Progress::Unfinished
+    }
+
+    fn transferred(&mut self, count: u64) -> Progress {
+        if count == 0 {
+            return self.at_end();
+        }
+        self.retries = 0;
+        let count = count.min(self.left);
+        self.left -= count;
+        self.offset += count;
+        if self.left > 0 {
+            if let Some(list) = self.lists.data.get_mut(self.next..) {
+                self.next += segments::advance(list, count as usize);
+            }
+        }
+        Progress::Unfinished
+    }
+
+    /// The medium ends here. Within its last sector that is an image whose size is no multiple of
+    /// 512; elsewhere someone cut the image, and zeroes would pass for data.
+    fn at_end(&mut self) -> Progress {
+        if self.kind != Kind::Read || self.left >= SECTOR || self.offset % SECTOR == 0 {
+            return Progress::Finished(Err(Refusal::Backend));
+        }
+        if let Some(list) = self.lists.data.get(self.next..) {
+            // SAFETY: guest memory, mapped while the request is under way.
+            unsafe { segments::zero(list) };
+        }
+        self.left = 0;
+        Progress::Unfinished
+    }
+
+    fn failed(&mut self, outcome: Outcome) -> Progress {
+        let error = outcome.unsigned_abs() as i32;
+        if matches!(error, libc::EINTR | libc::EAGAIN) && self.retries < MAX_RETRIES {
+            self.retries += 1;
+            return Progress::Unfinished;
+        }
+        let refusal = if error == libc::EOPNOTSUPP {
+            Refusal::Type
+        } else {
+            Refusal::Backend
+        };
+        Progress::Finished(Err(refusal))
+    }
+}
+
+enum Step {
+    Finished(Result<(), Refusal>),
+    Pending,
+    Full,
+}
+
+impl BlockHandler {
+    /// A handler for one queue. `features` are those that the driver negotiated.
+    pub fn new(target: Arc<Target>, features: u128) -> io::Result<Self> {
+        Ok(Self {
+            rules: Rules::new(&target, features),
+            engine: target.engine()?,
+            target,
+            current: Box::default(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            spare: Vec::new(),
+            waiting: VecDeque::new(),
+            completed: Vec::new(),
+            busy: 0,
+            pieces: 0,
+        })
+    }
+
+    fn start(
+        &mut self,
+        memory: &Arc<Snapshot>,
+        chain: &Chain<'_>,
+        done: &mut Completions,
+    ) -> Result<(), Fault> {
+        let work = &mut *self.current;
+        work.lists.data.clear();
+        work.lists.ranges.clear();
+        // SAFETY: the worker holds the snapshot that the batch was taken from.
+        let request = unsafe { parse(chain, &self.rules, self.target.capacity(), &mut work.lists) }?;
+        (work.token, work.status, work.data_in) = (chain.token, request.status, request.data_in);
+        (work.next, work.left, work.offset, work.retries) = (0, 0, 0, 0);
+        (work.stable, work.syncing) = (false, false);
+        match request.action {
+            Action::Refuse(refusal) => self.finish_current(Err(refusal), 0, done),
+            Action::Identify => {
+                // SAFETY: as above.
+                let count = unsafe { segments::copy_in(chain.writable, 0, &self.target.serial()) };
+                self.finish_current(Ok(()), count as u64, done);
+            }
+            Action::Lifetime => self.lifetime(chain, done),
+            Action::Flush => {
+                work.kind = Kind::Flush;
+                self.run_current(memory, done);
+            }
+            Action::Transfer { kind, offset, len } => {
+                (work.kind, work.offset, work.left) = (kind, offset, len);
+                work.stable = kind == Kind::Write && self.rules.write_through(&self.target);
+                self.run_current(memory, done);
+            }
+            Action::Ranges(kind) => {
+                work.kind = kind;
+                work.stable = kind != Kind::Discard && self.rules.write_through(&self.target);
+                self.run_current(memory, done);
+            }
+        }
+        Ok(())
+    }
+
+    fn lifetime(&mut self, chain: &Chain<'_>, done: &mut Completions) {
+        let Some(lifetime) = self.target.lifetime() else {
+            return self.finish_current(Err(Refusal::Type), 0, done);
+        };
+        let mut bytes = [0; LIFETIME_LEN];
+        bytes[0..2].copy_from_slice(&lifetime.pre_eol_info.to_le_bytes());
+        bytes[2..4].copy_from_slice(&lifetime.device_lifetime_est_typ_a.to_le_bytes());
+        bytes[4..6].copy_from_slice(&lifetime.device_lifetime_est_typ_b.to_le_bytes());
+        // SAFETY: the worker holds the snapshot that the batch was taken from.
+        let count = unsafe { segments::copy_in(chain.writable, 0, &bytes) };
+        self.finish_current(Ok(()), count as u64, done);
+    }
+
+    fn next_tag(&self) -> u32 {
+        self.free.last().copied().unwrap_or(self.slots.len() as u32)
+    }
+
+    /// Carries the current request as far as it goes at once; parks it if it has to wait.
+    fn run_current(&mut self, memory: &Arc<Snapshot>, done: &mut Completions) {
+        let pieces = self.current.lists.data.len();
+        if self.pieces + pieces > MAX_PIECES {
+            return self.finish_current(Err(Refusal::Resources), 0, done);
+        }
+        let tag = self.next_tag();
+        let step = advance(&mut *self.engine, &mut self.current, memory, tag);
+        if let Step::Finished(result) = step {
+            let written = written(&self.current, result);
+            return self.finish_current(result, written, done);
+        }
+        self.current.memory = Some(Arc::clone(memory));
+        self.pieces += pieces;
+        self.busy += 1;
+        let next = self.spare.pop().unwrap_or_default();
+        let work = std::mem::replace(&mut self.current, next);
+        match self.free.pop().and_then(|tag| self.slots.get_mut(tag as usize)) {
+            Some(slot) => *slot = Some(work),
+            None => self.slots.push(Some(work)),
+        }
+        if matches!(step, Step::Full) {
+            self.waiting.push_back(tag);
+        }
+    }
+
+    fn finish_current(&mut self, result: Result<(), Refusal>, written: u64, done: &mut Completions) {
+        finish(&self.target, &self.current, result, written, done);
+    }
+
+    /// Goes on with a parked request. False if the engine still has no room.
+    fn resume(&mut self, tag: u32, done: &mut Completions) -> bool {
+        let Some(mut work) = self.slots.get_mut(tag as usize).and_then(Option::take) else {
+            return true;
+        };
+        let Some(memory) = work.memory.take() else {
+            return true;
+        };
+        let step = advance(&mut *self.engine, &mut work, &memory, tag);
+        if let Step::Finished(result) = step {
+            let written = written(&work, result);
+            finish(&self.target, &work, result, written, done);
+            self.retire(tag, work);
+            return true;
+        }
+        work.memory = Some(memory);
+        if let Some(slot) = self.slots.get_mut(tag as usize) {
+            *slot = Some(work);
+        }
+        matches!(step, Step::Pending)
+    }
+
+    fn retire(&mut self, tag: u32, mut work: Box<Work>) {
+        self.busy -= 1;
+        self.pieces -= work.lists.data.len();
+        self.free.push(tag);
+        work.lists.data.clear();
+        work.lists.data.shrink_to(KEPT_PIECES);
+        self.spare.push(work);
+    }
+
+    fn complete(&mut self, completed: Completed, done: &mut Completions) {
+        let tag = completed.tag;
+        let Some(slot) = self.slots.get_mut(tag as usize) else {
+            return;
+        };
+        let Some(work) = slot.as_mut() else { return };
+        match work.account(completed.outcome) {
+            Progress::Finished(result) => {
+                if let Some(work) = slot.take() {
+                    let written = written(&work, result);
+                    finish(&self.target, &work, result, written, done);
+                    self.retire(tag, work);
+                }
+            }
+            Progress::Unfinished => {
+                if !self.resume(tag, done) {
+                    self.waiting.push_back(tag);
+                }
+            }
+        }
+    }
+
+    /// Takes what has completed, and starts what waited for room, until neither gets any further.
+    fn settle(&mut self, done: &mut Completions) {
+        loop {
+            self.engine.commit();
+            let mut completed = std::mem::take(&mut self.completed);
+            self.engine.reap(&mut completed);
+            let mut progress = !completed.is_empty();
+            for one in completed.drain(..) {
+                self.complete(one, done);
+            }
+            self.completed = completed;
+            while let Some(tag) = self.waiting.pop_front() {
+                if !self.resume(tag, done) {
+                    self.waiting.push_front(tag);
+                    break;
+                }
+                progress = true;
+            }
+            if !progress {
+                return;
+            }
+        }
+    }
+}
+
+/// Submits operations until one has to wait or all are done.
+fn advance(engine: &mut dyn Engine, work: &mut Work, memory: &Arc<Snapshot>, tag: u32) -> Step {
+    let flush_after = work.stable && (work.kind != Kind::Write || !engine.writes_stably());
+    loop {
+        let Some(operation) = work.operation(flush_after) else {
+            return Step::Finished(Ok(()));
+        };
+        // SAFETY: the list belongs to `work`, which stays where it is until the operation is
+        // reaped; the guest memory it names is mapped while the snapshot is held.
+        let submitted = unsafe { engine.submit(&operation, memory, tag) };
+        let syncing = operation.kind == Kind::Flush;
+        if !matches!(submitted, Submitted::Full) {
+            work.syncing = syncing;
+        }
+        match submitted {
+            Submitted::Full => return Step::Full,
+            Submitted::Pending => return Step::Pending,
+            Submitted::Done(outcome) => {
+                if let Progress::Finished(result) = work.account(outcome) {
+                    return Step::Finished(result);
+                }
+            }
+        }
+    }
+}
+
+/// Bytes of device-writable data that hold what was asked for, counted from the first.
+fn written(work: &Work, result: Result<(), Refusal>) -> u64 {
+    match (work.kind, result) {
+        (Kind::Read, Ok(())) => work.data_in,
+        _ => 0,
+    }
+}
+
+/// Writes the status byte and completes the chain.
+fn finish(target: &Target, work: &Work, result: Result<(), Refusal>, written: u64, done: &mut Completions) {
+    let status = match result {
+        Ok(()) => Status::Ok,
+        Err(refusal) => {
+            target.tally().count(refusal);
+            refusal.status()
+        }
+    };
+    // SAFETY: the last byte of the device-writable part, mapped while the snapshot is held.
+    unsafe { work.status.write_volatile(status as u8) };
+    // The used length says how many bytes from the first on were written (2.7.8.2): the status
+    // byte counts only if all before it do.
+    let written = if written == work.data_in {
+        written + 1
+    } else {
+        written
+    };
+    done.push(work.token, u32::try_from(written).unwrap_or(u32::MAX));
+}
+
+impl Handler for BlockHandler {
+    fn handle(&mut self, memory: &Arc<Snapshot>, batch: &Batch, done: &mut Completions) -> Result<(), Fault> {
+        let mut result = Ok(());
+        for chain in batch.iter() {
+            result = self.start(memory, &chain, done);
+            if result.is_err() {
+                break;
+            }
+        }
+        if self.busy > 0 {
+            self.settle(done);
+        }
+        result
+    }
+
+    fn reap(&mut self, done: &mut Completions) -> Result<(), Fault> {
+        self.settle(done);
+        Ok(())
+    }
+
+    fn completion_fd(&self) -> Option<RawFd> {
+        self.engine.completion_fd()
+    }
+
+    fn busy(&self) -> usize {
+        self.busy
+    }
+}
+
+impl Drop for BlockHandler {
+    /// The kernel or a thread may still be at work on guest memory and on the lists here. Waits for
+    /// them; those that take too long keep what they use for ever.
+    fn drop(&mut self) {
+        if self.engine.keeps_memory() {
+            return;
+        }
+        for tag in self.waiting.drain(..) {
+            if let Some(slot) = self.slots.get_mut(tag as usize) {
+                *slot = None;
+            }
+        }
+        let end = Instant::now() + DROP_PATIENCE;
+        while self.slots.iter().any(Option::is_some) && Instant::now() < end {
+            if let Some(fd) = self.engine.completion_fd() {
+                let mut poll = libc::pollfd {
+                    fd,
+                    events: libc::POLLIN,
+                    revents: 0,
+                };
+                // SAFETY: one valid entry.
+                unsafe { libc::poll(&mut poll, 1, 100) };
+            }
+            let mut completed = Vec::new();
+            self.engine.commit();
+            self.engine.reap(&mut completed);
+            for one in completed {
+                if let Some(slot) = self.slots.get_mut(one.tag as usize) {
+                    *slot = None;
+                }
+            }
+        }
+        std::mem::forget(std::mem::take(&mut self.slots));
+    }
+}

@@ -1,0 +1,300 @@
+//! From a descriptor chain to a checked request (sections 5.2.6 and 5.2.6.2).
+//!
+//! The header, the data and the status byte lie in the chain one after the other and may be cut
+//! into segments anywhere (section 2.6.4). Everything is read once and copied before it is checked.
+
+use super::engine::Kind;
+use super::segments;
+use super::tally::Refusal;
+use super::target::{Limits, Target};
+use super::wire::*;
+use crate::chain::{Chain, Segment};
+use crate::fault::{Fault, Rule};
+use libc::iovec;
+
+/// What requests of one queue are held to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rules {
+    pub features: u128,
+    pub limits: Limits,
+    pub read_only: bool,
+}
+
+/// One `struct virtio_blk_discard_write_zeroes`, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Range {
+    pub offset: u64,
+    pub len: u64,
+    pub unmap: bool,
+}
+
+/// What a request asks for. Data and ranges go to the lists given to `parse`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    Refuse(Refusal),
+    /// `Kind::Read` or `Kind::Write`.
+    Transfer {
+        kind: Kind,
+        offset: u64,
+        len: u64,
+    },
+    Flush,
+    Identify,
+    Lifetime,
+    /// `Kind::Discard`, `Kind::WriteZeroes` or `Kind::SecureErase`.
+    Ranges(Kind),
+}
+
+/// A chain that has a header and a status byte.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Request {
+    pub status: *mut u8,
+    /// Device-writable bytes before the status byte.
+    pub data_in: u64,
+    pub action: Action,
+}
+
+/// Lists that `parse` fills; they keep their space from request to request.
+#[derive(Debug, Default)]
+pub(super) struct Lists {
+    pub data: Vec<iovec>,
+    pub ranges: Vec<Range>,
+}
+
+fn fault(detail: String) -> Fault {
+    Fault {
+        rule: Rule::Request,
+        detail,
+    }
+}
+
+fn word(bytes: &[u8; 16], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+fn double_word(bytes: &[u8; 16], at: usize) -> u64 {
+    u64::from(word(bytes, at)) | u64::from(word(bytes, at + 4)) << 32
+}
+
+/// Parses a chain.
+///
+/// # Safety
+/// The chain's segments are mapped.
+pub(super) unsafe fn parse(
+    chain: &Chain<'_>,
+    rules: &Rules,
+    capacity: u64,
+    lists: &mut Lists,
+) -> Result<Request, Fault> {
+    let mut header = [0; HEADER_LEN];
+    // SAFETY: the caller's promise.
+    if unsafe { segments::copy_out(chain.readable, 0, &mut header) } < HEADER_LEN {
+        return Err(fault(format!(
+            "5.2.6: {} device-readable bytes have no room for the request header",
+            chain.readable_len
+        )));
+    }
+    let Some(status) = segments::last_byte(chain.writable) else {
+        return Err(fault("5.2.6: no device-writable byte for the status".into()));
+    };
+    let data_in = chain.writable_len - 1;
+    let data_out = chain.readable_len - HEADER_LEN as u64;
+    let (kind, sector) = (word(&header, 0), double_word(&header, 8));
+    let negotiated = |feature| rules.features & feature != 0;
+    let action = match kind {
+        T_IN => transfer(
+            Kind::Read,
+            sector,
+            chain.writable,
+            0,
+            data_in,
+            rules,
+            capacity,
+            lists,
+        ),
+        T_OUT if rules.read_only => Err(Refusal::ReadOnly),
+        T_OUT => {
+            let skip = HEADER_LEN as u64;
+            transfer(
+                Kind::Write,
+                sector,
+                chain.readable,
+                skip,
+                data_out,
+                rules,
+                capacity,
+                lists,
+            )
+        }
+        T_FLUSH if negotiated(F_FLUSH) => Ok(Action::Flush),
+        T_GET_ID if data_in != ID_LEN as u64 => Err(Refusal::Length),
+        T_GET_ID => Ok(Action::Identify),
+        T_GET_LIFETIME if !negotiated(F_LIFETIME) => Err(Refusal::Type),
+        T_GET_LIFETIME if data_in < LIFETIME_LEN as u64 => Err(Refusal::Length),
+        T_GET_LIFETIME => Ok(Action::Lifetime),
+        T_DISCARD if negotiated(F_DISCARD) => {
+            // SAFETY: the caller's promise.
+            unsafe { ranges(Kind::Discard, chain.readable, data_out, rules, capacity, lists) }
+        }
+        T_WRITE_ZEROES if negotiated(F_WRITE_ZEROES) => {
+            // SAFETY: the caller's promise.
+            unsafe {
+                ranges(
+                    Kind::WriteZeroes,
+                    chain.readable,
+                    data_out,
+                    rules,
+                    capacity,
+                    lists,
+                )
+            }
+        }
+        T_SECURE_ERASE if negotiated(F_SECURE_ERASE) => {
+            // SAFETY: the caller's promise.
+            unsafe {
+                ranges(
+                    Kind::SecureErase,
+                    chain.readable,
+                    data_out,
+                    rules,
+                    capacity,
+                    lists,
+                )
+            }
+        }
+        _ => Err(Refusal::Type),
+    };
+    Ok(Request {
+        status,
+        data_in,
+        action: action.unwrap_or_else(Action::Refuse),
+    })
+}
+
+#[allow(
+    clippy::too_many_arguments,
+    reason = "one per field of the request and of the device"
+)]
+fn transfer(
+    kind: Kind,
+    sector: u64,
+    part: &[Segment],
+    skip: u64,
+    len: u64,
+    rules: &Rules,
+    capacity: u64,
+    lists: &mut Lists,
+) -> Result<Action, Refusal> {
+    if len % SECTOR != 0 {
+        return Err(Refusal::Length);
+    }
+    let offset = within(sector, len, capacity)?;
+    if rules.features & (F_SIZE_MAX | F_SEG_MAX) != 0 {
+        check_segments(part, skip, len, rules)?;
+    }
+    segments::scatter(part, skip, len, &mut lists.data);
+    Ok(Action::Transfer { kind, offset, len })
+}
+
+/// First byte of a range that lies within the capacity.
+fn within(sector: u64, len: u64, capacity: u64) -> Result<u64, Refusal> {
+    let offset = sector.checked_mul(SECTOR).ok_or(Refusal::Range)?;
+    match offset.checked_add(len) {
+        Some(end) if end <= capacity => Ok(offset),
+        _ => Err(Refusal::Range),
+    }
+}
+
+/// Holds the data to `size_max` and `seg_max`, where these were negotiated.
+fn check_segments(part: &[Segment], skip: u64, len: u64, rules: &Rules) -> Result<(), Refusal> {
+    let (mut at, end) = (0, skip + len);
+    let (mut count, mut follows) = (0u32, None);
+    for segment in part {
+        let (first, last) = (at.max(skip), (at + u64::from(segment.len)).min(end));
+        at += u64::from(segment.len);
+        if first >= last {
+            continue;
+        }
+        if rules.features & F_SIZE_MAX != 0 && last - first > u64::from(rules.limits.size_max) {
+            return Err(Refusal::SegmentSize);
+        }
+        // A descriptor that crosses two regions of guest memory comes as two segments: not the
+        // driver's doing, so what continues at the next guest address is not counted again.
+        if follows != Some(segment.guest) {
+            count += 1;
+        }
+        follows = segment.guest.checked_add(u64::from(segment.len));
+    }
+    if rules.features & F_SEG_MAX != 0 && count > rules.limits.seg_max {
+        return Err(Refusal::Segments);
+    }
+    Ok(())
+}
+
+/// Reads and checks all ranges before any of them is acted upon.
+///
+/// # Safety
+/// The segments are mapped.
+unsafe fn ranges(
+    kind: Kind,
+    part: &[Segment],
+    len: u64,
+    rules: &Rules,
+    capacity: u64,
+    lists: &mut Lists,
+) -> Result<Action, Refusal> {
+    let limits = &rules.limits;
+    let (max_sectors, max_ranges) = match kind {
+        Kind::Discard => (limits.max_discard_sectors, limits.max_discard_seg),
+        Kind::WriteZeroes => (limits.max_write_zeroes_sectors, limits.max_write_zeroes_seg),
+        _ => (limits.max_secure_erase_sectors, limits.max_secure_erase_seg),
+    };
+    if len == 0 || len % RANGE_LEN as u64 != 0 {
+        return Err(Refusal::Length);
+    }
+    if len / RANGE_LEN as u64 > u64::from(max_ranges) {
+        return Err(Refusal::Limit);
+    }
+    let mut error = None;
+    for skip in (HEADER_LEN as u64..HEADER_LEN as u64 + len).step_by(RANGE_LEN) {
+        let mut range = [0; RANGE_LEN];
+        // SAFETY: the caller's promise.
+        unsafe { segments::copy_out(part, skip, &mut range) };
+        let (sector, sectors, flags) = (double_word(&range, 0), word(&range, 8), word(&range, 12));
+        let unmap = flags & FLAG_UNMAP != 0;
+        if flags & !FLAG_UNMAP != 0 || (unmap && kind != Kind::WriteZeroes) {
+            // A flag decides the status whatever else is wrong (5.2.6.2).
+            return Err(Refusal::Flags);
+        }
+        if sectors > max_sectors {
+            error = error.or(Some(Refusal::Limit));
+        }
+        let len = u64::from(sectors) * SECTOR;
+        match within(sector, len, capacity) {
+            Ok(offset) if len > 0 => lists.ranges.push(Range { offset, len, unmap }),
+            Ok(_) => {}
+            Err(refusal) => error = error.or(Some(refusal)),
+        }
+    }
+    match error {
+        Some(refusal) => Err(refusal),
+        None if rules.read_only => Err(Refusal::ReadOnly),
+        None => Ok(Action::Ranges(kind)),
+    }
+}
+
+impl Rules {
+    pub(super) fn new(target: &Target, features: u128) -> Self {
+        Self {
+            features,
+            limits: target.limits(),
+            read_only: target.read_only(),
+        }
+    }
+
+    /// Whether a write must be stable when it is completed: where neither FLUSH nor CONFIG_WCE was
+    /// negotiated the driver takes the cache to be write-through, else `writeback` decides.
+    pub(super) fn write_through(&self, target: &Target) -> bool {
+        self.features & (F_FLUSH | F_CONFIG_WCE) == 0 || !target.writeback()
+    }
+}
