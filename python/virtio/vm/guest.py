@@ -1,0 +1,172 @@
+"""A Linux guest that does what it is told."""
+
+import base64
+import contextlib
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, NamedTuple, Self
+
+from virtio.errors import ConfigurationError
+from virtio.vm import initramfs, qemu, uml
+from virtio.vm.attachment import Attachment
+from virtio.vm.kernel import Kernel, qemu_kernel, uml_kernel
+from virtio.vm.machine import GuestError, Machine
+
+Monitor = Literal["uml", "qemu"]
+
+_BOOT_TIMEOUT = 60.0
+_POWEROFF_TIMEOUT = 10.0
+#: Characters of a script per line to the guest; its terminal keeps 4096 that have not been read yet.
+_CHUNK = 1024
+
+
+class Result(NamedTuple):
+    """What a command in the guest did: its exit status, and what it printed, errors among it."""
+
+    status: int
+    output: str
+
+
+class Guest:
+    """A guest with the devices behind some sockets, running from here to the end of its ``with`` block.
+
+    ``monitor`` is ``"uml"`` or ``"qemu"``; without it, the first that is installed. ``memory`` is in MiB.
+    ``programs`` of the host are put into the guest. ``timeout`` limits its whole life, in seconds.
+    """
+
+    def __init__(
+        self,
+        attachments: Sequence[Attachment] = (),
+        *,
+        monitor: Monitor | None = None,
+        kernel: Path | None = None,
+        memory: int | None = None,
+        cpus: int = 1,
+        programs: Sequence[str] = (),
+        timeout: float | None = None,
+    ) -> None:
+        """Boot it, and wait until it is ready."""
+        self.monitor: Monitor = monitor or installed_monitor()
+        self._token = secrets.token_hex(8)
+        self._scratch = Path(tempfile.mkdtemp(prefix="pyvirtio-guest-"))
+        self._machine: Machine | None = None
+        try:
+            command = self._prepare(attachments, kernel, memory, cpus, programs)
+            self._machine = Machine(command, timeout=timeout)
+            self._machine.receive_until(f"{self._token} ready".encode(), timeout or _BOOT_TIMEOUT)
+        except BaseException:
+            self.kill()
+            raise
+
+    def _prepare(
+        self,
+        attachments: Sequence[Attachment],
+        kernel: Path | None,
+        memory: int | None,
+        cpus: int,
+        programs: Sequence[str],
+    ) -> list[str]:
+        image = self._scratch / "initramfs"
+        found: Kernel
+        if self.monitor == "uml":
+            found, base = uml_kernel(kernel), uml.BASE_MODULES
+            command = uml.command(
+                found, image, attachments, memory=memory or 128, cpus=cpus, scratch=self._scratch
+            )
+        else:
+            found, base = qemu_kernel(kernel), qemu.BASE_MODULES
+            program = shutil.which(qemu.PROGRAM)
+            if program is None:
+                raise ConfigurationError(f"no {qemu.PROGRAM} here: apt-get install qemu-system-x86")
+            command = qemu.command(
+                found, image, attachments, memory=memory or 256, cpus=cpus, program=Path(program)
+            )
+        # A driver that is not a module here is taken to be built in; if it is not, its device is not found.
+        wanted = [name for name in base if name in found.modules]
+        for device_id in {attachment.device_id: None for attachment in attachments}:
+            if (driver := found.modules.driver_of(device_id)) is not None:
+                wanted.append(driver)
+        image.write_bytes(
+            initramfs.build(token=self._token, modules=found.modules, load=wanted, programs=programs)
+        )
+        return command
+
+    def run(self, command: str, *, timeout: float = 60.0) -> Result:
+        """Run a shell command, or a whole script."""
+        machine = self._running
+        encoded = base64.b64encode(command.encode()).decode()
+        chunks = (encoded[start : start + _CHUNK] for start in range(0, len(encoded), _CHUNK))
+        machine.send("".join([*(f"put {chunk}\n" for chunk in chunks), "run\n"]).encode())
+        machine.receive_until(f"{self._token} begin\n".encode(), timeout)
+        output = machine.receive_until(f"{self._token} end ".encode(), timeout)
+        status = machine.receive_until(b"\n", timeout)
+        return Result(int(status), output.decode(errors="replace"))
+
+    def check(self, command: str, *, timeout: float = 60.0) -> str:
+        """Run a command that has to succeed, and return what it printed."""
+        result = self.run(command, timeout=timeout)
+        if result.status != 0:
+            raise GuestError(f"{command!r} ended with status {result.status}", result.output.strip())
+        return result.output
+
+    @property
+    def token(self) -> str:
+        """What begins each line by which the guest speaks to us, and nothing else."""
+        return self._token
+
+    @property
+    def machine(self) -> Machine:
+        """The monitor's process."""
+        return self._running
+
+    @property
+    def _running(self) -> Machine:
+        if self._machine is None:
+            raise ConfigurationError("this guest has been closed")
+        return self._machine
+
+    def power_off(self) -> None:
+        """Shut the guest down in order: its file systems are synced, its drivers told."""
+        if self._machine is None:
+            return
+        with contextlib.suppress(GuestError):
+            self._machine.send(b"poweroff\n")
+            self._machine.wait(_POWEROFF_TIMEOUT)
+        self.kill()
+
+    def kill(self) -> None:
+        """Stop the guest as a power cut does."""
+        if self._machine is not None:
+            self._machine.kill()
+            self._machine = None
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        """Return the guest."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Shut it down; after an error at once."""
+        if kind is None:
+            self.power_off()
+        else:
+            self.kill()
+
+
+def installed_monitor() -> Monitor:
+    """Return the monitor to use here: User Mode Linux, which boots faster, else QEMU."""
+    if shutil.which("linux.uml"):
+        return "uml"
+    if shutil.which(qemu.PROGRAM):
+        return "qemu"
+    raise ConfigurationError(
+        "no virtual machine monitor here: apt-get install user-mode-linux (or qemu-system-x86)"
+        + ("" if os.geteuid() == 0 else ", as root")
+    )
