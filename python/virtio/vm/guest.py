@@ -21,8 +21,9 @@ Monitor = Literal["uml", "qemu"]
 
 _BOOT_TIMEOUT = 60.0
 _POWEROFF_TIMEOUT = 10.0
-#: Characters of a script per line to the guest; its terminal keeps 4096 that have not been read yet.
-_CHUNK = 1024
+#: Characters of a script per line to the guest, each answered before the next: its terminal keeps 4096 that
+#: have not been read yet, and UML's takes no more input ever after it has been offered more than that.
+_CHUNK = 2048
 
 
 class Result(NamedTuple):
@@ -55,10 +56,11 @@ class Guest:
         self._token = secrets.token_hex(8)
         self._scratch = Path(tempfile.mkdtemp(prefix="pyvirtio-guest-"))
         self._machine: Machine | None = None
+        self._obeys = True
         try:
             command = self._prepare(attachments, kernel, memory, cpus, programs)
             self._machine = Machine(command, timeout=timeout)
-            self._machine.receive_until(f"{self._token} ready".encode(), timeout or _BOOT_TIMEOUT)
+            self._machine.receive_until(f"{self._token} ready\n".encode(), timeout or _BOOT_TIMEOUT)
         except BaseException:
             self.kill()
             raise
@@ -99,12 +101,16 @@ class Guest:
     def run(self, command: str, *, timeout: float = 60.0) -> Result:
         """Run a shell command, or a whole script."""
         machine = self._running
+        self._obeys = False
         encoded = base64.b64encode(command.encode()).decode()
-        chunks = (encoded[start : start + _CHUNK] for start in range(0, len(encoded), _CHUNK))
-        machine.send("".join([*(f"put {chunk}\n" for chunk in chunks), "run\n"]).encode())
+        for start in range(0, len(encoded), _CHUNK):
+            machine.send(f"put {encoded[start : start + _CHUNK]}\n".encode())
+            machine.receive_until(f"{self._token} put\n".encode(), timeout)
+        machine.send(b"run\n")
         machine.receive_until(f"{self._token} begin\n".encode(), timeout)
         output = machine.receive_until(f"{self._token} end ".encode(), timeout)
         status = machine.receive_until(b"\n", timeout)
+        self._obeys = True
         return Result(int(status), output.decode(errors="replace"))
 
     def check(self, command: str, *, timeout: float = 60.0) -> str:
@@ -132,11 +138,11 @@ class Guest:
 
     def power_off(self) -> None:
         """Shut the guest down in order: its file systems are synced, its drivers told."""
-        if self._machine is None:
-            return
-        with contextlib.suppress(GuestError):
-            self._machine.send(b"poweroff\n")
-            self._machine.wait(_POWEROFF_TIMEOUT)
+        # While a command runs, or after one that never ended, nobody reads what we say.
+        if self._machine is not None and self._obeys:
+            with contextlib.suppress(GuestError):
+                self._machine.send(b"poweroff\n")
+                self._machine.wait(_POWEROFF_TIMEOUT)
         self.kill()
 
     def kill(self) -> None:

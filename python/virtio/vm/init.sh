@@ -19,6 +19,7 @@ while read -r verb argument; do
 	case $verb in
 	put)
 		echo "$argument" >>/run/script.base64
+		echo "$token put"
 		;;
 	run)
 		base64 -d /run/script.base64 >/run/script

@@ -14,7 +14,8 @@ from virtio.errors import Error
 
 #: More console than any command should print; a guest that loops while printing is stopped here.
 CONSOLE_LIMIT = 64 << 20
-_TAIL = 2000
+_LOG_LIMIT = 64 << 10
+_TAIL_LINES = 25
 
 
 class GuestError(Error):
@@ -74,7 +75,10 @@ class Machine:
     def tail(self) -> str:
         """The last of what the guest and its monitor printed."""
         with self._changed:
-            return self._log[-_TAIL:].decode(errors="replace").strip()
+            return self._tail()
+
+    def _tail(self) -> str:
+        return "\n".join(self._log.decode(errors="replace").splitlines()[-_TAIL_LINES:]).strip()
 
     def send(self, data: bytes) -> None:
         """Write to the guest's console."""
@@ -166,7 +170,7 @@ class Machine:
         while data := os.read(descriptor, 1 << 16):
             with self._changed:
                 self._log += data
-                del self._log[: max(0, len(self._log) - 16 * _TAIL)]
+                del self._log[: max(0, len(self._log) - _LOG_LIMIT)]
                 if not flooded:
                     self._received += data
                 self._changed.notify_all()
@@ -179,4 +183,4 @@ class Machine:
             self._changed.notify_all()
 
     def _error(self, message: str) -> GuestError:
-        return GuestError(message, self._log[-_TAIL:].decode(errors="replace").strip())
+        return GuestError(message, self._tail())
