@@ -1,0 +1,178 @@
+"""What a transport needs of a device, and what a user gets of a transport.
+
+The device's side is :class:`virtio.Device`; it is described here by its shape, so that a transport can be
+tested with anything that has it.
+"""
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self
+
+from virtio.errors import ProtocolError
+
+Space = Literal["guest", "user"]
+
+
+class QueueEnd(Protocol):
+    """The device's end of one virtqueue."""
+
+    @property
+    def max_size(self) -> int:
+        """Most descriptors that it can have."""
+
+    @property
+    def running(self) -> bool:
+        """Whether it takes chains."""
+
+    @property
+    def broken(self) -> bool:
+        """Whether the driver broke a rule on it; configuring it clears that."""
+
+    def configure(
+        self,
+        *,
+        size: int | None = None,
+        descriptors: int | None = None,
+        available: int | None = None,
+        used: int | None = None,
+        space: Space | None = None,
+        base: int | None = None,
+    ) -> None:
+        """Say where the rings are, while it is stopped."""
+
+    def set_kick(self, fd: int | None) -> None:
+        """Take notifications from this descriptor."""
+
+    def set_call(self, target: int | Callable[[], object] | None) -> None:
+        """Send notifications there."""
+
+    def set_error(self, fd: int | None) -> None:
+        """Signal broken rules there."""
+
+    def notify(self) -> None:
+        """Look at the ring now."""
+
+    def start(self) -> None:
+        """Take chains from now on."""
+
+    def stop(self, timeout: float = ...) -> int:
+        """Finish what was taken and return where to continue."""
+
+
+class GuestMemory(Protocol):
+    """Guest memory, see ``virtio._native.Memory``."""
+
+    @property
+    def regions(self) -> Sequence[Any]:
+        """What is mapped."""
+
+    def add(
+        self,
+        guest_address: int,
+        size: int,
+        fd: int,
+        offset: int = 0,
+        *,
+        user_address: int | None = None,
+        writable: bool = True,
+    ) -> None:
+        """Map a region."""
+
+    def remove(self, guest_address: int, size: int, timeout: float = ...) -> None:
+        """Unmap a region when nothing works on it any more."""
+
+    def replace(self, regions: Sequence[Any], timeout: float = ...) -> None:
+        """Put these in the place of all others."""
+
+    def clear(self, timeout: float = ...) -> None:
+        """Unmap everything."""
+
+    def read(self, address: int, size: int, space: Space = "guest") -> bytes:
+        """Copy bytes out."""
+
+
+class TransportEvents(Protocol):
+    """What a device tells its transport, from any thread."""
+
+    def config_changed(self) -> None:
+        """Fields of the configuration space have new values."""
+
+    def needs_reset(self, fault: ProtocolError) -> None:
+        """The device cannot go on until it is reset."""
+
+
+class DeviceEnd(Protocol):
+    """A device as its transport sees it."""
+
+    @property
+    def name(self) -> str:
+        """For logs."""
+
+    @property
+    def offered_features(self) -> int:
+        """All it has."""
+
+    @property
+    def negotiated_features(self) -> int:
+        """What the driver took of them."""
+
+    def negotiate(self, features: int) -> None:
+        """Take what the driver accepted."""
+
+    @property
+    def status(self) -> int:
+        """The device status."""
+
+    def set_status(self, status: int) -> None:
+        """Take what the driver wrote; 0 resets."""
+
+    def read_config(self, offset: int, size: int) -> bytes:
+        """Read configuration space."""
+
+    def write_config(self, offset: int, data: bytes) -> None:
+        """Write configuration space."""
+
+    @property
+    def queues(self) -> Sequence[QueueEnd]:
+        """Its queues."""
+
+    def attach(self, memory: Any, events: TransportEvents) -> None:
+        """Begin with a new driver."""
+
+    def detach(self) -> None:
+        """The driver is gone."""
+
+    def close(self) -> None:
+        """Finish everything and release what is behind the device."""
+
+
+class Server(Protocol):
+    """A device being served at an address."""
+
+    @property
+    def address(self) -> str:
+        """Where, in the form that :func:`virtio.start` takes."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether somebody drives the device at this moment."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until serving has ended by itself; False: it has not, in that time."""
+
+    def shut_down(self) -> None:
+        """Begin to stop and return at once; may be called from a signal handler."""
+
+    def stop(self) -> None:
+        """Finish what was begun, let go of the driver, and give up the address. The device stays usable."""
+
+    def __enter__(self) -> Self:
+        """Serve within a block."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop."""
