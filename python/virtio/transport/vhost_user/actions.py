@@ -1,0 +1,63 @@
+"""What a session asks of the shell around it, and what it asks it to bring back."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send bytes, with descriptors, to the front end."""
+
+    data: bytes
+    fds: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SendRequest:
+    """Send bytes on the back end's own channel."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class UseChannel:
+    """Use this socket, now the shell's, as the back end's own channel, in the place of an earlier one."""
+
+    fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class DropChannel:
+    """Close the back end's own channel."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnect:
+    """Close the connection: the protocol leaves no other way."""
+
+    reason: str
+
+
+Action = Send | SendRequest | UseChannel | DropChannel | Disconnect
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigChanged:
+    """The device has changed its configuration space."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceBroke:
+    """The device needs a reset."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuffersUsed:
+    """A queue has used buffers and calls in-band."""
+
+    queue: int
+
+
+Notice = ConfigChanged | DeviceBroke | BuffersUsed
+"""News from other threads, handed to the session on its own. Equal ones that wait are one."""

@@ -1,0 +1,295 @@
+"""The shell around a session: one front end's sockets, served on the thread of the device."""
+
+import array
+import contextlib
+import logging
+import os
+import selectors
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from virtio.transport.interface import DeviceEnd, GuestMemory
+from virtio.transport.vhost_user.actions import (
+    Action,
+    Disconnect,
+    DropChannel,
+    Notice,
+    Send,
+    SendRequest,
+    UseChannel,
+)
+from virtio.transport.vhost_user.session import Session
+
+_log = logging.getLogger("virtio.transport.vhost_user")
+
+MAX_UNSENT = 64 * 1024
+"""Bytes that a front end may leave unread. Answers are small and few: it has stopped reading."""
+
+# SCM_MAX_FD, the most that the kernel lets a message carry: nothing is cut off for want of room.
+_MAX_FDS = 253
+_ANCILLARY_SIZE = socket.CMSG_SPACE(_MAX_FDS * array.array("i").itemsize)
+_READS_PER_TURN = 64
+
+
+class Mailbox:
+    """Notices from any thread to the thread of the connection. Equal ones that wait are one."""
+
+    def __init__(self) -> None:
+        """Open the descriptor that becomes readable when there is mail."""
+        self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._lock = threading.Lock()
+        self._waiting: dict[Notice, None] = {}
+        self._closed = False
+
+    def post(self, notice: Notice) -> None:
+        """Leave a notice; dropped if nobody will read it any more."""
+        with self._lock:
+            if not self._closed:
+                self._waiting[notice] = None
+                os.eventfd_write(self.fd, 1)
+
+    def take(self) -> list[Notice]:
+        """Return all notices in order."""
+        with self._lock:
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self.fd)
+            notices = list(self._waiting)
+            self._waiting.clear()
+            return notices
+
+    def close(self) -> None:
+        """Take no more."""
+        with self._lock:
+            self._closed = True
+            os.close(self.fd)
+
+
+class Outbox:
+    """What a socket could not take yet."""
+
+    def __init__(self, target: socket.socket) -> None:
+        """Send to ``target``, which does not block."""
+        self._socket = target
+        self._waiting: deque[tuple[memoryview, tuple[int, ...]]] = deque()
+        self._size = 0
+
+    @property
+    def pending(self) -> bool:
+        """Whether something waits for the socket."""
+        return bool(self._waiting)
+
+    @property
+    def overfull(self) -> bool:
+        """Whether too much waits."""
+        return self._size > MAX_UNSENT
+
+    def send(self, data: bytes, fds: tuple[int, ...] = ()) -> None:
+        """Send now, or when the socket takes it."""
+        self._waiting.append((memoryview(data), fds))
+        self._size += len(data)
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what the socket takes."""
+        while self._waiting:
+            data, fds = self._waiting[0]
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+            try:
+                sent = self._socket.sendmsg([data], rights, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            self._size -= sent
+            self._waiting.popleft()
+            if sent < len(data):
+                self._waiting.appendleft((data[sent:], ()))
+
+
+class Connection:
+    """One front end, from its connection to its end."""
+
+    def __init__(self, front_end: socket.socket, device: DeviceEnd, memory: GuestMemory, name: str) -> None:
+        """Take over the socket and attach the device."""
+        self._name = name
+        self._socket = front_end
+        self._socket.setblocking(False)
+        self._outbox = Outbox(front_end)
+        self._channel: socket.socket | None = None
+        self._channel_outbox: Outbox | None = None
+        self._end: str | None = None
+        self._selector = selectors.DefaultSelector()
+        self._mailbox = Mailbox()
+        try:
+            self._session = Session(device, memory, self._mailbox.post, name=name)
+        except BaseException:
+            self._mailbox.close()
+            self._selector.close()
+            raise
+
+    def run(self, stop: int, waiting: socket.socket | None) -> str:
+        """Serve until the front end goes, or ``stop`` becomes readable; return why it ended.
+
+        ``waiting`` is where other front ends knock. They are left waiting: the one that is here may be
+        about to leave, and then it is their turn.
+        """
+        self._watch(stop, lambda _: self._finish("the server stops"))
+        self._watch(self._mailbox.fd, lambda _: self._read_mail())
+        self._watch(self._socket, self._on_socket)
+        if waiting is not None:
+            self._watch(waiting, lambda _: self._leave_waiting(waiting))
+        while self._end is None:
+            for key, events in self._selector.select():
+                if self._end is None:
+                    key.data(events)
+        return self._end
+
+    def close(self) -> None:
+        """Let go of the device, finishing what it has begun, and close everything."""
+        try:
+            self._session.close()
+        finally:
+            self._drop_channel()
+            self._mailbox.close()
+            self._selector.close()
+            self._socket.close()
+
+    # --- events
+
+    def _on_socket(self, events: int) -> None:
+        if events & selectors.EVENT_WRITE:
+            self._flush()
+        if events & selectors.EVENT_READ:
+            for _ in range(_READS_PER_TURN):
+                if self._end is not None or not self._read(self._socket):
+                    return
+
+    def _on_channel(self, events: int) -> None:
+        if events & selectors.EVENT_WRITE and self._channel_outbox is not None:
+            self._flush_channel(self._channel_outbox)
+        if events & selectors.EVENT_READ and self._channel is not None:
+            self._read(self._channel)
+
+    def _read(self, source: socket.socket) -> bool:
+        """Read up to the next boundary; tell whether there may be more."""
+        main = source is self._socket
+        wanted = self._session.wanted if main else self._session.channel_wanted
+        try:
+            data, ancillary, flags, _ = source.recvmsg(
+                wanted, _ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+            )
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            self._lost(main, error.strerror or str(error))
+            return False
+        fds = array.array("i")
+        for level, kind, content in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+        if not data:
+            for fd in fds:
+                os.close(fd)
+            self._lost(main, "it hung up")
+            return False
+        lost = bool(flags & socket.MSG_CTRUNC)
+        receive = self._session.receive if main else self._session.receive_channel
+        self._do(receive(data, fds.tolist(), lost=lost))
+        return True
+
+    def _read_mail(self) -> None:
+        for notice in self._mailbox.take():
+            self._do(self._session.notice(notice))
+
+    def _leave_waiting(self, listening: socket.socket) -> None:
+        self._selector.unregister(listening)
+        _log.warning("%s: another front end has connected; it waits until this one leaves", self._name)
+
+    # --- actions
+
+    def _do(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case Send(data, fds):
+                    self._send(data, fds)
+                case SendRequest(data):
+                    self._send_request(data)
+                case UseChannel(fd):
+                    self._use_channel(fd)
+                case DropChannel(reason):
+                    _log.warning("%s: back-end channel closed: %s", self._name, reason)
+                    self._drop_channel()
+                case Disconnect(reason):
+                    self._finish(reason)
+
+    def _send(self, data: bytes, fds: tuple[int, ...]) -> None:
+        try:
+            self._outbox.send(data, fds)
+        except OSError as error:
+            self._lost(True, error.strerror or str(error))
+            return
+        if self._outbox.overfull:
+            self._finish("it does not read its answers")
+        self._adjust(self._socket, self._outbox)
+
+    def _flush(self) -> None:
+        try:
+            self._outbox.flush()
+        except OSError as error:
+            self._lost(True, error.strerror or str(error))
+            return
+        self._adjust(self._socket, self._outbox)
+
+    def _send_request(self, data: bytes) -> None:
+        if self._channel_outbox is not None:
+            self._flush_channel(self._channel_outbox, data)
+
+    def _flush_channel(self, outbox: Outbox, data: bytes = b"") -> None:
+        try:
+            if data:
+                outbox.send(data)
+            else:
+                outbox.flush()
+        except OSError as error:
+            self._lost(False, error.strerror or str(error))
+            return
+        if outbox.overfull:
+            self._finish("it does not read requests")
+        if self._channel is not None:
+            self._adjust(self._channel, outbox)
+
+    def _use_channel(self, fd: int) -> None:
+        self._drop_channel()
+        self._channel = socket.socket(fileno=fd)
+        self._channel.setblocking(False)
+        self._channel_outbox = Outbox(self._channel)
+        self._watch(self._channel, self._on_channel)
+
+    def _drop_channel(self) -> None:
+        if self._channel is not None:
+            with contextlib.suppress(KeyError, ValueError):
+                self._selector.unregister(self._channel)
+            self._channel.close()
+            self._channel = self._channel_outbox = None
+
+    def _lost(self, main: bool, reason: str) -> None:
+        if main:
+            self._finish(reason)
+        else:
+            _log.debug("%s: back-end channel: %s", self._name, reason)
+            self._session.channel_closed()
+            self._drop_channel()
+
+    def _finish(self, reason: str) -> None:
+        if self._end is None:
+            self._end = reason
+
+    def _watch(self, target: socket.socket | int, call: Callable[[int], object]) -> None:
+        self._selector.register(target, selectors.EVENT_READ, call)
+
+    def _adjust(self, target: socket.socket, outbox: Outbox) -> None:
+        """Wait for room only while there is something to send."""
+        key = self._selector.get_key(target)
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if outbox.pending else 0)
+        if key.events != events:
+            self._selector.modify(target, events, key.data)
