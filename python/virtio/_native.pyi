@@ -79,7 +79,7 @@ class Memory:
         mapped or ends before the region does.
         """
     def remove(self, guest_address: int, size: int, timeout: float = 5.0) -> None:
-        """Unmap the region that is exactly this, once no queue works on it any more.
+        """Unmap the regions that make up exactly this range, once no queue works on them any more.
 
         Raises :exc:`~virtio.ConfigurationError` if there is no such region, :exc:`~virtio.TransportError`
         if a queue still worked on it after ``timeout`` seconds (the region is gone for new requests then).
@@ -97,7 +97,7 @@ class Memory:
         """The regions in order of guest address."""
     @property
     def generation(self) -> int:
-        """How often the regions have changed."""
+        """A number that grows with each change."""
     def read(self, address: int, size: int, space: Space = "guest") -> bytes:
         """Copy ``size`` bytes out, across adjacent regions too.
 
@@ -183,7 +183,7 @@ class Chain:
         """
 
 @final
-class Batch(Sequence[Chain]):
+class Batch:
     """Chains that came together, in the order in which the driver made them available.
 
     All are completed with :attr:`written` when the handler returns, save those that were held. No object is
@@ -192,9 +192,11 @@ class Batch(Sequence[Chain]):
 
     def __len__(self, /) -> int:
         """Return the number of chains."""
+    def __iter__(self, /) -> Iterator[Chain]:
+        """Yield the chains in order."""
     @overload
     def __getitem__(self, index: int, /) -> Chain:
-        """Return one chain, always the same object."""
+        """Return one chain."""
     @overload
     def __getitem__(self, index: slice, /) -> list[Chain]:
         """Return several."""
@@ -278,7 +280,7 @@ class Counters:
     """What a queue has done since it was made; a snapshot."""
 
     chains: Final[int]
-    """Chains completed."""
+    """Chains taken from the ring."""
     bytes_read: Final[int]
     """Bytes in the device-readable parts of the chains that were taken."""
     bytes_written: Final[int]
@@ -288,11 +290,13 @@ class Counters:
     interrupts: Final[int]
     """Used buffer notifications sent."""
     interrupts_suppressed: Final[int]
-    """Used buffer notifications that the driver did not want."""
+    """Batches of completions that the driver wanted no notification for."""
+    interrupts_lost: Final[int]
+    """Used buffer notifications that had nobody to go to any more."""
     batches: Final[int]
     """Batches taken."""
     polls: Final[int]
-    """Times the ring was looked at while polling, and found empty."""
+    """Looks at the ring without having been kicked."""
     handler_errors: Final[int]
     """Exceptions raised by Python handlers."""
     errors: Final[dict[str, int]]
@@ -363,9 +367,9 @@ class Queue:
     def stop(self, timeout: float = 5.0) -> int:
         """Take no more chains, wait for those under way, and return the base to continue from.
 
-        Requests still under way after ``timeout`` seconds are logged and given up: raises
-        :exc:`~virtio.TransportError`. Not running: returns the last base. From within this queue's own
-        handler it raises :exc:`~virtio.ConfigurationError`, for it would wait for itself.
+        Requests still under way after ``timeout`` seconds are given up, which is logged. Not running: returns
+        the last base. From within this queue's own handler it raises :exc:`~virtio.ConfigurationError`, for
+        it would wait for itself.
         """
     @property
     def running(self) -> bool:

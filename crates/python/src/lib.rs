@@ -1,15 +1,56 @@
 //! `virtio._native`: the virtqueue crate for Python. Knows no policy.
+//!
+//! The modules mirror the Python names. Whatever may wait runs without the GIL; workers take it only to call
+//! Python. Guest memory is never referenced, only copied to and from, or exported through the buffer protocol.
 
 use pyo3::prelude::*;
 
+mod batch;
+mod chain;
+mod contents;
+mod counters;
+mod errors;
+mod handler;
+mod inside;
+mod ledger;
+mod live;
+mod log;
+mod memory;
+mod queue;
+mod taken;
+mod view;
+
 /// Guest memory, rings, workers and native data paths.
-#[pymodule(gil_used = false)]
+#[pymodule]
 mod _native {
     use pyo3::prelude::*;
+
+    #[pymodule_export]
+    use super::batch::Batch;
+    #[pymodule_export]
+    use super::chain::{Buffers, Chain};
+    #[pymodule_export]
+    use super::counters::Counters;
+    #[pymodule_export]
+    use super::handler::{BatchHandler, CallHandler, Handler, NullHandler};
+    #[pymodule_export]
+    use super::memory::{Memory, Region};
+    #[pymodule_export]
+    use super::queue::Queue;
 
     /// The version of the native core, equal to the package's.
     #[pyfunction]
     fn version() -> &'static str {
         env!("CARGO_PKG_VERSION")
+    }
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        let stop_all = wrap_pyfunction!(super::live::stop_all, module)?;
+        module
+            .py()
+            .import("atexit")?
+            .call_method1("register", (stop_all,))?;
+        Ok(())
     }
 }

@@ -64,6 +64,23 @@ pub struct Batch {
     open: usize,
 }
 
+impl Clone for Batch {
+    fn clone(&self) -> Self {
+        let mut copy = Self::default();
+        copy.clone_from(self);
+        copy
+    }
+
+    /// Copies the finished chains and keeps the space: for handlers that hold chains longer than a call.
+    fn clone_from(&mut self, other: &Self) {
+        self.entries.clone_from(&other.entries);
+        self.segments.clear();
+        self.segments.extend_from_slice(&other.segments[..other.open]);
+        self.open = other.open;
+        self.memory.clone_from(&other.memory);
+    }
+}
+
 impl Batch {
     /// Forgets all chains and keeps the space.
     pub fn clear(&mut self) {
