@@ -78,6 +78,10 @@ def check_offer(kind: DeviceType, features: int) -> None:
         raise ConfigurationError(
             f"a {kind.name} device cannot offer {nameless:#x}: VIRTIO 1.4 has no such feature"
         )
+    if legacy := sum(feature.mask for feature in known(kind, features) if feature.legacy):
+        raise ConfigurationError(
+            f"{names(kind, legacy)} belongs to the legacy interface, which is not served"
+        )
     if missing := features & core.F.mask & ~IMPLEMENTED & ~kind.features.mask:
         raise ConfigurationError(f"the device end does not have {names(kind, missing)} yet")
     for feature, needs, _ in unmet(kind, features):
