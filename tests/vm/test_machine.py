@@ -25,8 +25,22 @@ def test_what_comes_before_a_marker_is_returned_once() -> None:
     assert machine.receive_until(b"MARK", 10) == b"one "
     assert machine.receive_until(b"MARK", 10) == b" two "
     assert machine.wait(10)
-    assert machine.receive(0) == b" rest"
-    assert machine.receive(0) is None
+    assert machine.remaining_output() == b" rest"
+    assert machine.remaining_output() == b""
+
+
+def test_a_sink_gets_output_as_it_comes_and_never_the_marker() -> None:
+    machine = shell("printf 'prompt'; read -r line; printf ' MA MARMARK after'; read -r line")
+    pieces: list[bytes] = []
+
+    def sink(piece: bytes) -> None:
+        pieces.append(piece)
+        if b"".join(pieces) == b"prompt":  # was shown although more could come
+            machine.send(b"go on\n")
+
+    assert machine.receive_until(b"MARK", 10, sink) == b""
+    assert b"".join(pieces) == b"prompt MA MAR"
+    machine.kill()
 
 
 def test_input_reaches_it() -> None:

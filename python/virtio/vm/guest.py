@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, NamedTuple, Self
@@ -98,8 +98,13 @@ class Guest:
         )
         return command
 
-    def run(self, command: str, *, timeout: float = 60.0) -> Result:
-        """Run a shell command, or a whole script."""
+    def run(
+        self, command: str, *, timeout: float | None = 60.0, sink: Callable[[bytes], object] | None = None
+    ) -> Result:
+        """Run a shell command, or a whole script.
+
+        ``sink``, if given, is called with the output as it comes, and the result then holds none.
+        """
         machine = self._running
         self._obeys = False
         encoded = base64.b64encode(command.encode()).decode()
@@ -108,7 +113,23 @@ class Guest:
             machine.receive_until(f"{self._token} put\n".encode(), timeout)
         machine.send(b"run\n")
         machine.receive_until(f"{self._token} begin\n".encode(), timeout)
-        output = machine.receive_until(f"{self._token} end ".encode(), timeout)
+        return self._finish(timeout, sink)
+
+    def shell(self, columns: int, rows: int, sink: Callable[[bytes], object]) -> int:
+        """Run a shell for a person until it ends; ``sink`` gets its output, :meth:`type_in` its input."""
+        machine = self._running
+        self._obeys = False
+        machine.send(f"shell rows {rows} cols {columns}\n".encode())
+        machine.receive_until(f"{self._token} begin".encode(), _BOOT_TIMEOUT)
+        return self._finish(None, sink).status
+
+    def type_in(self, data: bytes) -> None:
+        """Give input to the shell, as if typed."""
+        self._running.send(data)
+
+    def _finish(self, timeout: float | None, sink: Callable[[bytes], object] | None) -> Result:
+        machine = self._running
+        output = machine.receive_until(f"{self._token} end ".encode(), timeout, sink)
         status = machine.receive_until(b"\n", timeout)
         self._obeys = True
         return Result(int(status), output.decode(errors="replace"))
@@ -119,11 +140,6 @@ class Guest:
         if result.status != 0:
             raise GuestError(f"{command!r} ended with status {result.status}", result.output.strip())
         return result.output
-
-    @property
-    def token(self) -> str:
-        """What begins each line by which the guest speaks to us, and nothing else."""
-        return self._token
 
     @property
     def machine(self) -> Machine:

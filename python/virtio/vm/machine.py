@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from virtio.errors import Error
@@ -52,7 +52,7 @@ class Machine:
         self._ended = False
         self._ending = threading.Lock()
         self._gone = False
-        self._reason: str | None = None
+        self.reason: str | None = None  #: why it was killed, if it was
         self._reader = threading.Thread(target=self._read, name="guest console", daemon=True)
         self._reader.start()
         self._watchdog: threading.Timer | None = None
@@ -91,32 +91,44 @@ class Machine:
         except OSError as error:
             raise self._error(f"the guest is gone: {error.strerror}") from error
 
-    def receive_until(self, marker: bytes, timeout: float) -> bytes:
-        """Return what the guest prints before ``marker``; both are consumed."""
-        deadline = time.monotonic() + timeout
-        searched = 0
-        with self._changed:
-            while True:
-                found = self._received.find(marker, searched)
-                if found >= 0:
-                    before = bytes(self._received[:found])
-                    del self._received[: found + len(marker)]
-                    return before
-                searched = max(0, len(self._received) - len(marker) + 1)
-                if self._ended:
-                    raise self._error(f"the guest {self._reason or 'ended'} before it was done")
-                remaining = deadline - time.monotonic()
-                if remaining <= 0:
-                    raise self._error(f"the guest did not answer within {timeout:g} s")
-                self._changed.wait(remaining)
+    def receive_until(
+        self, marker: bytes, timeout: float | None, sink: Callable[[bytes], object] | None = None
+    ) -> bytes:
+        """Return what the guest prints before ``marker``; both are consumed.
 
-    def receive(self, timeout: float) -> bytes | None:
-        """Return what the guest printed since the last call, empty if nothing came; None after its end."""
+        With a ``sink``, that is called with each piece as it comes, and nothing is returned. ``timeout`` None
+        waits for as long as the machine runs.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        searched = 0
+        while True:
+            with self._changed:
+                found = self._received.find(marker, searched)
+                if found < 0 and sink is None:
+                    searched = max(0, len(self._received) - len(marker) + 1)
+                    piece = b""
+                else:
+                    end = found if found >= 0 else len(self._received) - _overlap(self._received, marker)
+                    piece = bytes(self._received[:end])
+                    del self._received[: end + (len(marker) if found >= 0 else 0)]
+                if found < 0 and not piece:
+                    self._await_more(deadline, timeout)
+            if sink is not None and piece:
+                sink(piece)
+            if found >= 0:
+                return piece if sink is None else b""
+
+    def _await_more(self, deadline: float | None, timeout: float | None) -> None:
+        if self._ended:
+            raise self._error(f"the guest {self.reason or 'ended'} before it was done")
+        remaining = None if deadline is None else deadline - time.monotonic()
+        if remaining is not None and remaining <= 0:
+            raise self._error(f"the guest did not answer within {timeout:g} s")
+        self._changed.wait(remaining)
+
+    def remaining_output(self) -> bytes:
+        """Return what nobody has asked for yet."""
         with self._changed:
-            if not self._received and not self._ended:
-                self._changed.wait(timeout)
-            if not self._received and self._ended:
-                return None
             data = bytes(self._received)
             self._received.clear()
             return data
@@ -130,8 +142,8 @@ class Machine:
 
     def kill(self, reason: str = "was killed") -> None:
         """End the whole process group at once, as a power cut does. Does nothing after its end."""
-        if self._reason is None:
-            self._reason = reason
+        if self.reason is None:
+            self.reason = reason
         self._end()
 
     def _exited(self, timeout: float) -> bool:
@@ -184,3 +196,11 @@ class Machine:
 
     def _error(self, message: str) -> GuestError:
         return GuestError(message, self._tail())
+
+
+def _overlap(data: bytearray, marker: bytes) -> int:
+    """Return how many bytes at the end of ``data`` may be the beginning of ``marker``."""
+    for size in range(min(len(marker) - 1, len(data)), 0, -1):
+        if data.endswith(marker[:size]):
+            return size
+    return 0

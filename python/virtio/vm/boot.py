@@ -1,0 +1,40 @@
+"""Devices of this process and a guest that has them, from one call."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from virtio.device.base import Device
+from virtio.transport import start
+from virtio.vm.attachment import Attachment
+from virtio.vm.guest import Guest
+
+
+@contextlib.contextmanager
+def serving(devices: Sequence[Device]) -> Iterator[list[Attachment]]:
+    """Serve ``devices`` on sockets of their own, for guests that come one after another."""
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pyvirtio-")))
+        attachments = []
+        for index, device in enumerate(devices):
+            socket = folder / f"{index}-{device.type.name}.sock"
+            stack.enter_context(start(device, f"vhost-user:{socket}"))
+            attachments.append(attachment(device, socket))
+        yield attachments
+
+
+def attachment(device: Device, socket: Path) -> Attachment:
+    """Say how a guest gets ``device``, which is served on ``socket``."""
+    return Attachment(device.device_id, socket, queues=len(device.queues), config_size=device.config_size)
+
+
+@contextlib.contextmanager
+def boot(devices: Sequence[Device], **options: Any) -> Iterator[Guest]:
+    """Serve ``devices`` and boot a guest with them; ``options`` are those of :class:`Guest`.
+
+    The devices stay open, so that their counters and images can be looked at afterwards.
+    """
+    with serving(devices) as attachments, Guest(attachments, **options) as guest:
+        yield guest
