@@ -1,6 +1,7 @@
 //! What performs operations for one queue.
 
 use crate::memory::Snapshot;
+use crate::spec::block::SECTOR_SIZE;
 use libc::iovec;
 use std::io;
 use std::os::fd::RawFd;
@@ -52,8 +53,24 @@ pub(super) struct Operation<'a> {
     pub list: &'a [iovec],
 }
 
+impl Operation<'_> {
+    pub(super) const FLUSH: Self = Self {
+        kind: Kind::Flush,
+        offset: 0,
+        len: 0,
+        unmap: false,
+        stable: false,
+        list: &[],
+    };
+}
+
 /// What the kernel takes at once (IOV_MAX).
 pub(super) const MAX_LIST: usize = 1024;
+
+/// Rounds a size in bytes up to whole sectors.
+pub(super) fn whole_sectors(bytes: u64) -> u64 {
+    bytes.saturating_add(SECTOR_SIZE - 1) / SECTOR_SIZE * SECTOR_SIZE
+}
 
 /// Bytes done, or a negated errno: the form in which the kernel says it.
 pub(super) type Outcome = i64;
@@ -124,6 +141,12 @@ pub(super) trait Backend: Send + Sync {
     fn grow(&self, size: u64) -> io::Result<()>;
     /// Bytes that there are now.
     fn size(&self) -> io::Result<u64>;
+    /// What performs the I/O.
+    fn name(&self) -> &'static str;
+    /// Whether discarding gives back space.
+    fn can_discard(&self) -> bool {
+        false
+    }
     /// Smallest unit that is read and written without a detour.
     fn block_size(&self) -> u32 {
         512

@@ -177,6 +177,10 @@ impl Backend for ExternalBackend {
     fn size(&self) -> io::Result<u64> {
         Ok(self.1.load(std::sync::atomic::Ordering::Relaxed))
     }
+
+    fn name(&self) -> &'static str {
+        "external"
+    }
 }
 
 /// A request whose data is in a buffer of ours.

@@ -3,12 +3,15 @@
 use super::engine::{Completed, Engine, Kind, MAX_LIST, Operation, Outcome, Submitted};
 use super::request::{Action, Lists, Rules, parse};
 use super::segments;
-use super::tally::Refusal;
+use super::tally::{Refusal, status};
 use super::target::Target;
-use super::wire::{LIFETIME_LEN, SECTOR, Status};
 use crate::chain::{Batch, Chain, Token};
 use crate::fault::Fault;
 use crate::memory::Snapshot;
+use crate::spec::block::{
+    LIFETIME_DEVICE_LIFETIME_EST_TYP_A, LIFETIME_DEVICE_LIFETIME_EST_TYP_B, LIFETIME_PRE_EOL_INFO,
+    LIFETIME_SIZE, SECTOR_SIZE,
+};
 use crate::worker::{Completions, Handler};
 use std::collections::VecDeque;
 use std::io;
@@ -102,8 +105,8 @@ impl Work {
             list: &[],
         };
         match self.kind {
-            _ if self.syncing => operation.kind = Kind::Flush,
-            Kind::Flush => {}
+            _ if self.syncing => operation = Operation::FLUSH,
+            Kind::Flush => operation = Operation::FLUSH,
             Kind::Read | Kind::Write if self.left > 0 => {
                 let end = self.lists.data.len().min(self.next + MAX_LIST);
                 operation.list = self.lists.data.get(self.next..end)?;
@@ -112,7 +115,7 @@ impl Work {
                 let range = self.lists.ranges.get(self.next)?;
                 (operation.offset, operation.len, operation.unmap) = (range.offset, range.len, range.unmap);
             }
-            _ if flush_after => operation.kind = Kind::Flush,
+            _ if flush_after => operation = Operation::FLUSH,
             _ => return None,
         }
         Some(operation)
@@ -154,7 +157,7 @@ impl Work {
     /// The medium ends here. Within its last sector that is an image whose size is no multiple of
     /// 512; elsewhere someone cut the image, and zeroes would pass for data.
     fn at_end(&mut self) -> Progress {
-        if self.kind != Kind::Read || self.left >= SECTOR || self.offset % SECTOR == 0 {
+        if self.kind != Kind::Read || self.left >= SECTOR_SIZE || self.offset % SECTOR_SIZE == 0 {
             return Progress::Finished(Err(Refusal::Backend));
         }
         if let Some(list) = self.lists.data.get(self.next..) {
@@ -248,10 +251,20 @@ impl BlockHandler {
         let Some(lifetime) = self.target.lifetime() else {
             return self.finish_current(Err(Refusal::Type), 0, done);
         };
-        let mut bytes = [0; LIFETIME_LEN];
-        bytes[0..2].copy_from_slice(&lifetime.pre_eol_info.to_le_bytes());
-        bytes[2..4].copy_from_slice(&lifetime.device_lifetime_est_typ_a.to_le_bytes());
-        bytes[4..6].copy_from_slice(&lifetime.device_lifetime_est_typ_b.to_le_bytes());
+        let mut bytes = [0; LIFETIME_SIZE];
+        for (at, value) in [
+            (LIFETIME_PRE_EOL_INFO, lifetime.pre_eol_info),
+            (
+                LIFETIME_DEVICE_LIFETIME_EST_TYP_A,
+                lifetime.device_lifetime_est_typ_a,
+            ),
+            (
+                LIFETIME_DEVICE_LIFETIME_EST_TYP_B,
+                lifetime.device_lifetime_est_typ_b,
+            ),
+        ] {
+            bytes[at..at + 2].copy_from_slice(&value.to_le_bytes());
+        }
         // SAFETY: the worker holds the snapshot that the batch was taken from.
         let count = unsafe { segments::copy_in(chain.writable, 0, &bytes) };
         self.finish_current(Ok(()), count as u64, done);
@@ -405,15 +418,11 @@ fn written(work: &Work, result: Result<(), Refusal>) -> u64 {
 
 /// Writes the status byte and completes the chain.
 fn finish(target: &Target, work: &Work, result: Result<(), Refusal>, written: u64, done: &mut Completions) {
-    let status = match result {
-        Ok(()) => Status::Ok,
-        Err(refusal) => {
-            target.tally().count(refusal);
-            refusal.status()
-        }
-    };
+    if let Err(refusal) = result {
+        target.tally().count(refusal);
+    }
     // SAFETY: the last byte of the device-writable part, mapped while the snapshot is held.
-    unsafe { work.status.write_volatile(status as u8) };
+    unsafe { work.status.write_volatile(status(result)) };
     // The used length says how many bytes from the first on were written (2.7.8.2): the status
     // byte counts only if all before it do.
     let written = if written == work.data_in {

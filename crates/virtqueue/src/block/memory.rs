@@ -1,6 +1,6 @@
 //! A medium in anonymous memory.
 
-use super::engine::{Backend, Engine, Kind, Operation, Outcome, Submitted, outcome};
+use super::engine::{Backend, Engine, Kind, Operation, Outcome, Submitted, outcome, whole_sectors};
 use super::segments;
 use crate::memory::Snapshot;
 use std::ffi::c_void;
@@ -90,7 +90,7 @@ impl MemoryBackend {
         }
         // SAFETY: a new descriptor that nobody else owns.
         let file = unsafe { File::from_raw_fd(fd) };
-        let size = super::wire::whole_sectors(size);
+        let size = whole_sectors(size);
         file.set_len(size)?;
         let current = Mutex::new(Arc::new(Mapping::new(&file, size)?));
         Ok(Self { file, current })
@@ -148,6 +148,14 @@ impl Backend for MemoryBackend {
 
     fn size(&self) -> io::Result<u64> {
         Ok(self.mapping().len as u64)
+    }
+
+    fn name(&self) -> &'static str {
+        "memory"
+    }
+
+    fn can_discard(&self) -> bool {
+        true
     }
 }
 

@@ -16,7 +16,6 @@ mod request;
 mod segments;
 mod tally;
 mod target;
-pub mod wire;
 
 #[cfg(test)]
 mod tests;

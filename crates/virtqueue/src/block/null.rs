@@ -42,6 +42,10 @@ impl Backend for NullBackend {
     fn size(&self) -> io::Result<u64> {
         Ok(self.size.load(Ordering::Relaxed))
     }
+
+    fn name(&self) -> &'static str {
+        "null"
+    }
 }
 
 struct NullEngine {

@@ -7,9 +7,9 @@ use super::engine::Kind;
 use super::segments;
 use super::tally::Refusal;
 use super::target::{Limits, Target};
-use super::wire::*;
 use crate::chain::{Chain, Segment};
 use crate::fault::{Fault, Rule};
+use crate::spec::block::*;
 use libc::iovec;
 
 /// What requests of one queue are held to.
@@ -86,9 +86,9 @@ pub(super) unsafe fn parse(
     capacity: u64,
     lists: &mut Lists,
 ) -> Result<Request, Fault> {
-    let mut header = [0; HEADER_LEN];
+    let mut header = [0; HEADER_SIZE];
     // SAFETY: the caller's promise.
-    if unsafe { segments::copy_out(chain.readable, 0, &mut header) } < HEADER_LEN {
+    if unsafe { segments::copy_out(chain.readable, 0, &mut header) } < HEADER_SIZE {
         return Err(fault(format!(
             "5.2.6: {} device-readable bytes have no room for the request header",
             chain.readable_len
@@ -98,11 +98,11 @@ pub(super) unsafe fn parse(
         return Err(fault("5.2.6: no device-writable byte for the status".into()));
     };
     let data_in = chain.writable_len - 1;
-    let data_out = chain.readable_len - HEADER_LEN as u64;
-    let (kind, sector) = (word(&header, 0), double_word(&header, 8));
+    let data_out = chain.readable_len - HEADER_SIZE as u64;
+    let (kind, sector) = (word(&header, HEADER_TYPE), double_word(&header, HEADER_SECTOR));
     let negotiated = |feature| rules.features & feature != 0;
     let action = match kind {
-        T_IN => transfer(
+        VIRTIO_BLK_T_IN => transfer(
             Kind::Read,
             sector,
             chain.writable,
@@ -112,9 +112,9 @@ pub(super) unsafe fn parse(
             capacity,
             lists,
         ),
-        T_OUT if rules.read_only => Err(Refusal::ReadOnly),
-        T_OUT => {
-            let skip = HEADER_LEN as u64;
+        VIRTIO_BLK_T_OUT if rules.read_only => Err(Refusal::ReadOnly),
+        VIRTIO_BLK_T_OUT => {
+            let skip = HEADER_SIZE as u64;
             transfer(
                 Kind::Write,
                 sector,
@@ -126,17 +126,17 @@ pub(super) unsafe fn parse(
                 lists,
             )
         }
-        T_FLUSH if negotiated(F_FLUSH) => Ok(Action::Flush),
-        T_GET_ID if data_in != ID_LEN as u64 => Err(Refusal::Length),
-        T_GET_ID => Ok(Action::Identify),
-        T_GET_LIFETIME if !negotiated(F_LIFETIME) => Err(Refusal::Type),
-        T_GET_LIFETIME if data_in < LIFETIME_LEN as u64 => Err(Refusal::Length),
-        T_GET_LIFETIME => Ok(Action::Lifetime),
-        T_DISCARD if negotiated(F_DISCARD) => {
+        VIRTIO_BLK_T_FLUSH if negotiated(VIRTIO_BLK_F_FLUSH) => Ok(Action::Flush),
+        VIRTIO_BLK_T_GET_ID if data_in != ID_LENGTH as u64 => Err(Refusal::Length),
+        VIRTIO_BLK_T_GET_ID => Ok(Action::Identify),
+        VIRTIO_BLK_T_GET_LIFETIME if !negotiated(VIRTIO_BLK_F_LIFETIME) => Err(Refusal::Type),
+        VIRTIO_BLK_T_GET_LIFETIME if data_in < LIFETIME_SIZE as u64 => Err(Refusal::Length),
+        VIRTIO_BLK_T_GET_LIFETIME => Ok(Action::Lifetime),
+        VIRTIO_BLK_T_DISCARD if negotiated(VIRTIO_BLK_F_DISCARD) => {
             // SAFETY: the caller's promise.
             unsafe { ranges(Kind::Discard, chain.readable, data_out, rules, capacity, lists) }
         }
-        T_WRITE_ZEROES if negotiated(F_WRITE_ZEROES) => {
+        VIRTIO_BLK_T_WRITE_ZEROES if negotiated(VIRTIO_BLK_F_WRITE_ZEROES) => {
             // SAFETY: the caller's promise.
             unsafe {
                 ranges(
@@ -149,7 +149,7 @@ pub(super) unsafe fn parse(
                 )
             }
         }
-        T_SECURE_ERASE if negotiated(F_SECURE_ERASE) => {
+        VIRTIO_BLK_T_SECURE_ERASE if negotiated(VIRTIO_BLK_F_SECURE_ERASE) => {
             // SAFETY: the caller's promise.
             unsafe {
                 ranges(
@@ -185,11 +185,11 @@ fn transfer(
     capacity: u64,
     lists: &mut Lists,
 ) -> Result<Action, Refusal> {
-    if len % SECTOR != 0 {
+    if len % SECTOR_SIZE != 0 {
         return Err(Refusal::Length);
     }
     let offset = within(sector, len, capacity)?;
-    if rules.features & (F_SIZE_MAX | F_SEG_MAX) != 0 {
+    if rules.features & (VIRTIO_BLK_F_SIZE_MAX | VIRTIO_BLK_F_SEG_MAX) != 0 {
         check_segments(part, skip, len, rules)?;
     }
     segments::scatter(part, skip, len, &mut lists.data);
@@ -198,7 +198,7 @@ fn transfer(
 
 /// First byte of a range that lies within the capacity.
 fn within(sector: u64, len: u64, capacity: u64) -> Result<u64, Refusal> {
-    let offset = sector.checked_mul(SECTOR).ok_or(Refusal::Range)?;
+    let offset = sector.checked_mul(SECTOR_SIZE).ok_or(Refusal::Range)?;
     match offset.checked_add(len) {
         Some(end) if end <= capacity => Ok(offset),
         _ => Err(Refusal::Range),
@@ -215,7 +215,7 @@ fn check_segments(part: &[Segment], skip: u64, len: u64, rules: &Rules) -> Resul
         if first >= last {
             continue;
         }
-        if rules.features & F_SIZE_MAX != 0 && last - first > u64::from(rules.limits.size_max) {
+        if rules.features & VIRTIO_BLK_F_SIZE_MAX != 0 && last - first > u64::from(rules.limits.size_max) {
             return Err(Refusal::SegmentSize);
         }
         // A descriptor that crosses two regions of guest memory comes as two segments: not the
@@ -225,7 +225,7 @@ fn check_segments(part: &[Segment], skip: u64, len: u64, rules: &Rules) -> Resul
         }
         follows = segment.guest.checked_add(u64::from(segment.len));
     }
-    if rules.features & F_SEG_MAX != 0 && count > rules.limits.seg_max {
+    if rules.features & VIRTIO_BLK_F_SEG_MAX != 0 && count > rules.limits.seg_max {
         return Err(Refusal::Segments);
     }
     Ok(())
@@ -249,27 +249,31 @@ unsafe fn ranges(
         Kind::WriteZeroes => (limits.max_write_zeroes_sectors, limits.max_write_zeroes_seg),
         _ => (limits.max_secure_erase_sectors, limits.max_secure_erase_seg),
     };
-    if len == 0 || len % RANGE_LEN as u64 != 0 {
+    if len == 0 || len % SEGMENT_SIZE as u64 != 0 {
         return Err(Refusal::Length);
     }
-    if len / RANGE_LEN as u64 > u64::from(max_ranges) {
+    if len / SEGMENT_SIZE as u64 > u64::from(max_ranges) {
         return Err(Refusal::Limit);
     }
     let mut error = None;
-    for skip in (HEADER_LEN as u64..HEADER_LEN as u64 + len).step_by(RANGE_LEN) {
-        let mut range = [0; RANGE_LEN];
+    for skip in (HEADER_SIZE as u64..HEADER_SIZE as u64 + len).step_by(SEGMENT_SIZE) {
+        let mut range = [0; SEGMENT_SIZE];
         // SAFETY: the caller's promise.
         unsafe { segments::copy_out(part, skip, &mut range) };
-        let (sector, sectors, flags) = (double_word(&range, 0), word(&range, 8), word(&range, 12));
-        let unmap = flags & FLAG_UNMAP != 0;
-        if flags & !FLAG_UNMAP != 0 || (unmap && kind != Kind::WriteZeroes) {
+        let (sector, sectors, flags) = (
+            double_word(&range, SEGMENT_SECTOR),
+            word(&range, SEGMENT_NUM_SECTORS),
+            word(&range, SEGMENT_FLAGS),
+        );
+        let unmap = flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP != 0;
+        if flags & !VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP != 0 || (unmap && kind != Kind::WriteZeroes) {
             // A flag decides the status whatever else is wrong (5.2.6.2).
             return Err(Refusal::Flags);
         }
         if sectors > max_sectors {
             error = error.or(Some(Refusal::Limit));
         }
-        let len = u64::from(sectors) * SECTOR;
+        let len = u64::from(sectors) * SECTOR_SIZE;
         match within(sector, len, capacity) {
             Ok(offset) if len > 0 => lists.ranges.push(Range { offset, len, unmap }),
             Ok(_) => {}
@@ -295,6 +299,6 @@ impl Rules {
     /// Whether a write must be stable when it is completed: where neither FLUSH nor CONFIG_WCE was
     /// negotiated the driver takes the cache to be write-through, else `writeback` decides.
     pub(super) fn write_through(&self, target: &Target) -> bool {
-        self.features & (F_FLUSH | F_CONFIG_WCE) == 0 || !target.writeback()
+        self.features & (VIRTIO_BLK_F_FLUSH | VIRTIO_BLK_F_CONFIG_WCE) == 0 || !target.writeback()
     }
 }

@@ -1,6 +1,6 @@
-//! Requests that did not succeed, counted by reason.
+//! What the driver is told, and requests that did not succeed, counted by reason.
 
-use super::wire::Status;
+use crate::spec::block::{VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Why a request was not carried out. The device lives on.
@@ -44,11 +44,11 @@ impl Refusal {
         Refusal::Backend,
     ];
 
-    /// What the driver is told (section 5.2.6.2).
-    pub fn status(self) -> Status {
+    /// The status byte that the driver finds (section 5.2.6.2).
+    pub fn status(self) -> u8 {
         match self {
-            Refusal::Type | Refusal::Flags => Status::Unsupported,
-            _ => Status::IoError,
+            Refusal::Type | Refusal::Flags => VIRTIO_BLK_S_UNSUPP,
+            _ => VIRTIO_BLK_S_IOERR,
         }
     }
 
@@ -67,6 +67,11 @@ impl Refusal {
             Refusal::Backend => "backend",
         }
     }
+}
+
+/// The status byte of a request with this result.
+pub(super) fn status(result: Result<(), Refusal>) -> u8 {
+    result.map_or_else(Refusal::status, |()| VIRTIO_BLK_S_OK)
 }
 
 /// Counters per reason, read without locks.

@@ -1,12 +1,12 @@
 //! What the queues of one block device share.
 
-use super::engine::{Backend, Engine, Kind, Operation};
+use super::engine::{Backend, Engine, Kind, Operation, whole_sectors};
 use super::external::{External, ExternalBackend};
 use super::file::{FileBackend, FileOptions};
 use super::memory::MemoryBackend;
 use super::null::NullBackend;
 use super::tally::Tally;
-use super::wire::{ID_LEN, SECTOR, whole_sectors};
+use crate::spec::block::{ID_LENGTH, SECTOR_SIZE};
 use libc::iovec;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,9 +17,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// A queue takes them over when its handler is made; sectors are 512 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// `size_max`: bytes in one segment of data.
+    /// `size_max`: bytes in one segment of data; 0: any number.
     pub size_max: u32,
-    /// `seg_max`: segments of data in a request.
+    /// `seg_max`: segments of data in a request; 0: any number.
     pub seg_max: u32,
     /// `max_discard_sectors`, for one segment of a request.
     pub max_discard_sectors: u32,
@@ -75,7 +75,7 @@ pub struct Target {
 
 #[derive(Clone, Copy, Default)]
 struct Settings {
-    serial: [u8; ID_LEN],
+    serial: [u8; ID_LENGTH],
     limits: Limits,
     lifetime: Option<Lifetime>,
 }
@@ -135,7 +135,7 @@ impl Target {
     /// Changes the capacity while queues may run. A regular file or memory grows along;
     /// nothing shrinks but what the driver can reach.
     pub fn set_capacity(&self, bytes: u64) -> io::Result<()> {
-        if bytes % SECTOR != 0 {
+        if bytes % SECTOR_SIZE != 0 {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 "the capacity is not a multiple of 512 bytes",
@@ -183,14 +183,24 @@ impl Target {
         self.backend.block_size()
     }
 
+    /// What performs the I/O: `io_uring`, `threads`, `memory`, `null` or `external`.
+    pub fn engine_name(&self) -> &'static str {
+        self.backend.name()
+    }
+
+    /// Whether discarding gives back space.
+    pub fn can_discard(&self) -> bool {
+        !self.read_only && self.backend.can_discard()
+    }
+
     /// The device ID string, NUL-padded.
-    pub fn serial(&self) -> [u8; ID_LEN] {
+    pub fn serial(&self) -> [u8; ID_LENGTH] {
         self.settings().serial
     }
 
     /// Sets the device ID string; at most 20 bytes.
     pub fn set_serial(&self, serial: &[u8]) -> io::Result<()> {
-        let mut padded = [0; ID_LEN];
+        let mut padded = [0; ID_LENGTH];
         match padded.get_mut(..serial.len()) {
             Some(head) => head.copy_from_slice(serial),
             None => {

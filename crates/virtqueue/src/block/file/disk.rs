@@ -1,9 +1,8 @@
 //! Operations on an image, each on the caller's time.
 
 use crate::block::buffer::AlignedBuffer;
-use crate::block::engine::{Kind, MAX_LIST, Operation};
+use crate::block::engine::{Kind, MAX_LIST, Operation, whole_sectors};
 use crate::block::segments;
-use crate::block::wire::whole_sectors;
 use libc::iovec;
 use std::fs::File;
 use std::io;
@@ -96,6 +95,18 @@ impl Disk {
             return Err(io::Error::last_os_error());
         }
         Ok(size)
+    }
+
+    /// Whether holes can be punched, by trying it where there is nothing.
+    pub(super) fn can_discard(&self) -> bool {
+        match self.medium {
+            Medium::Block => true,
+            Medium::Regular => {
+                let beyond = self.size().unwrap_or(0).next_multiple_of(1 << 20);
+                self.fallocate(libc::FALLOC_FL_PUNCH_HOLE, beyond, 1 << 12)
+                    .is_ok()
+            }
+        }
     }
 
     /// Extends a regular file; block devices are as large as they are.

@@ -44,9 +44,7 @@ impl FileEngine {
         let mailbox = Arc::new(Mailbox::new()?);
         let ring = match backend.choice {
             EngineChoice::Threads => None,
-            EngineChoice::IoUring => Some(Ring::new(mailbox.fd())?),
-            // Old kernels and many containers have no io_uring.
-            EngineChoice::Auto => Ring::new(mailbox.fd()).ok(),
+            _ => Some(Ring::new(mailbox.fd())?),
         };
         // Direct access waits for the device, whatever the flags say.
         let inline = backend.inline && backend.disk.direct.is_none();

@@ -75,7 +75,14 @@ pub(super) struct FileBackend {
 
 impl FileBackend {
     pub(super) fn open(options: FileOptions) -> io::Result<Self> {
-        let (choice, inline) = (options.engine, options.inline);
+        let (mut choice, inline) = (options.engine, options.inline);
+        // Old kernels and many containers have no io_uring.
+        match choice {
+            EngineChoice::Threads => {}
+            EngineChoice::IoUring => ring::Ring::probe()?,
+            EngineChoice::Auto if ring::Ring::probe().is_ok() => choice = EngineChoice::IoUring,
+            EngineChoice::Auto => choice = EngineChoice::Threads,
+        }
         let disk = Arc::new(open::open(options)?);
         Ok(Self {
             pool: pool::Pool::new(Arc::clone(&disk)),
@@ -102,6 +109,17 @@ impl Backend for FileBackend {
 
     fn size(&self) -> io::Result<u64> {
         self.disk.size()
+    }
+
+    fn name(&self) -> &'static str {
+        match self.choice {
+            EngineChoice::Threads => "threads",
+            _ => "io_uring",
+        }
+    }
+
+    fn can_discard(&self) -> bool {
+        self.disk.can_discard()
     }
 
     fn block_size(&self) -> u32 {

@@ -21,6 +21,15 @@ pub(super) struct Ring {
 }
 
 impl Ring {
+    /// Whether the kernel lets us have rings, of a kind that copies lists when they are submitted.
+    pub(super) fn probe() -> io::Result<()> {
+        let ring = IoUring::new(1)?;
+        match ring.params().is_feature_submit_stable() && ring.params().is_feature_nodrop() {
+            true => Ok(()),
+            false => Err(io::Error::from_raw_os_error(libc::ENOSYS)),
+        }
+    }
+
     /// A ring that sets `event` when something has completed.
     pub(super) fn new(event: RawFd) -> io::Result<Self> {
         let ring: IoUring = IoUring::builder().setup_cqsize(COMPLETIONS).build(SUBMISSIONS)?;
