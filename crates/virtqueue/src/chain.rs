@@ -1,5 +1,9 @@
 //! Descriptor chains as the rest of the crate sees them: host memory, checked.
 
+use crate::memory::Snapshot;
+use std::sync::Arc;
+use vm_memory::VolatileSlice;
+
 /// Names a chain to the ring that it came from, and to nobody else.
 ///
 /// Split: the head's index. Packed: the buffer id and how many descriptors the
@@ -30,8 +34,10 @@ pub struct Segment {
 // the mapping and uses volatile access or a system call.
 unsafe impl Send for Segment {}
 
-/// A chain within a [`Batch`].
+/// A chain within a [`Batch`]. Only a batch makes chains: their segments lie in the memory
+/// that it holds.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Chain<'a> {
     /// Given back to the ring on completion.
     pub token: Token,
@@ -43,6 +49,48 @@ pub struct Chain<'a> {
     pub readable_len: u64,
     /// Bytes in the device-writable part.
     pub writable_len: u64,
+}
+
+impl Chain<'_> {
+    /// Copies from the device-readable part, from `offset` on; returns how much there was.
+    pub fn read_at(&self, offset: u64, into: &mut [u8]) -> usize {
+        let mut done = 0;
+        each_piece(self.readable, offset, into.len(), |host, len| {
+            // SAFETY: the batch that this chain borrows from holds the segment's memory.
+            done += unsafe { VolatileSlice::new(host, len) }.copy_to(&mut into[done..done + len]);
+        });
+        done
+    }
+
+    /// Copies into the device-writable part, from `offset` on; returns how much fitted.
+    pub fn write_at(&self, offset: u64, data: &[u8]) -> usize {
+        let mut done = 0;
+        each_piece(self.writable, offset, data.len(), |host, len| {
+            // SAFETY: the batch that this chain borrows from holds the segment's memory.
+            unsafe { VolatileSlice::new(host, len) }.copy_from(&data[done..done + len]);
+            done += len;
+        });
+        done
+    }
+}
+
+/// Calls `piece` with the host memory of `size` bytes from `offset` on, as far as there are segments.
+fn each_piece(segments: &[Segment], offset: u64, size: usize, mut piece: impl FnMut(*mut u8, usize)) {
+    let (mut skip, mut left) = (offset, size);
+    for segment in segments {
+        if left == 0 {
+            break;
+        }
+        let len = u64::from(segment.len);
+        if skip >= len {
+            skip -= len;
+            continue;
+        }
+        let here = left.min((len - skip) as usize);
+        piece(segment.host.wrapping_add(skip as usize), here);
+        left -= here;
+        skip = 0;
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +110,8 @@ pub struct Batch {
     entries: Vec<Entry>,
     segments: Vec<Segment>,
     open: usize,
+    /// Keeps the segments' host addresses valid.
+    memory: Option<Arc<Snapshot>>,
 }
 
 impl Clone for Batch {
@@ -82,6 +132,31 @@ impl Clone for Batch {
 }
 
 impl Batch {
+    /// Says which memory the next chains lie in; forgets those of before.
+    pub fn attach(&mut self, memory: &Arc<Snapshot>) {
+        self.clear();
+        self.memory = Some(memory.clone());
+    }
+
+    /// The memory that the chains lie in.
+    pub fn memory(&self) -> Option<&Arc<Snapshot>> {
+        self.memory.as_ref()
+    }
+
+    /// Whether it is `memory` that the chains lie in.
+    #[inline]
+    pub(crate) fn lies_in(&self, memory: &Snapshot) -> bool {
+        self.memory
+            .as_deref()
+            .is_some_and(|own| std::ptr::eq(own, memory))
+    }
+
+    /// Segments of all chains.
+    #[inline]
+    pub(crate) fn segment_count(&self) -> usize {
+        self.segments.len()
+    }
+
     /// Forgets all chains and keeps the space.
     pub fn clear(&mut self) {
         self.entries.clear();
@@ -119,34 +194,34 @@ impl Batch {
     }
 
     /// A ring adds the segments of a chain in order, all device-readable ones first.
-    pub fn push_segment(&mut self, segment: Segment) {
+    #[inline]
+    pub(crate) fn push_segment(&mut self, segment: Segment) {
         self.segments.push(segment);
     }
 
-    /// Segments pushed since the last finished chain.
-    pub fn open_segments(&self) -> &[Segment] {
-        &self.segments[self.open..]
+    /// Number of segments pushed since the last finished chain.
+    #[inline]
+    pub(crate) fn open_segments(&self) -> usize {
+        self.segments.len() - self.open
     }
 
     /// Ends the chain whose segments were pushed; the first `readable` of them
     /// are device-readable.
-    pub fn finish_chain(&mut self, token: Token, readable: usize) {
-        let (first, all) = (self.open, self.segments.len() - self.open);
-        let sum = |s: &[Segment]| s.iter().map(|s| u64::from(s.len)).sum();
-        let open = &self.segments[first..];
+    #[inline]
+    pub(crate) fn finish_chain(&mut self, token: Token, readable: usize, lengths: (u64, u64)) {
         self.entries.push(Entry {
             token,
-            first: first as u32,
+            first: self.open as u32,
             readable: readable as u32,
-            writable: (all - readable) as u32,
-            readable_len: sum(&open[..readable]),
-            writable_len: sum(&open[readable..]),
+            writable: (self.segments.len() - self.open - readable) as u32,
+            readable_len: lengths.0,
+            writable_len: lengths.1,
         });
         self.open = self.segments.len();
     }
 
     /// Drops the segments of a chain that turned out to be malformed.
-    pub fn abandon_chain(&mut self) {
+    pub(crate) fn abandon_chain(&mut self) {
         self.segments.truncate(self.open);
     }
 }

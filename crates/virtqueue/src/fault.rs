@@ -1,5 +1,6 @@
 //! What a driver can do wrong, by the clause of the standard that it breaks.
 
+use crate::memory::AccessError;
 use std::fmt;
 
 /// A rule of the standard that the other end broke.
@@ -9,16 +10,21 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Rule {
-    /// A descriptor index (head or `next`) outside the descriptor table.
+    /// A descriptor index (head or `next`) outside the descriptor table, or a head that the
+    /// device has already.
     DescriptorIndex,
     /// A chain that loops, or is longer than the queue size allows.
     ChainLength,
     /// An indirect descriptor inside an indirect table.
     NestedIndirect,
+    /// An indirect descriptor that is said to continue.
+    IndirectNext,
     /// An indirect table whose length is 0 or not a multiple of 16.
     IndirectLength,
     /// A buffer or ring address that is not guest memory, or wraps around.
     Address,
+    /// A part of the ring that is not aligned as it must be.
+    Alignment,
     /// A device-readable descriptor after a device-writable one.
     ReadableAfterWritable,
     /// `avail.idx` ahead of the device by more than the queue size.
@@ -27,6 +33,60 @@ pub enum Rule {
     NotNegotiated,
     /// A request that this device type cannot parse (the handler says which).
     Request,
+    /// Nobody's rule: the device itself has failed and needs a reset.
+    Device,
+}
+
+impl Rule {
+    /// All rules, in the order of their discriminants.
+    pub const ALL: [Self; 12] = [
+        Self::DescriptorIndex,
+        Self::ChainLength,
+        Self::NestedIndirect,
+        Self::IndirectNext,
+        Self::IndirectLength,
+        Self::Address,
+        Self::Alignment,
+        Self::ReadableAfterWritable,
+        Self::AvailableIndex,
+        Self::NotNegotiated,
+        Self::Request,
+        Self::Device,
+    ];
+
+    /// The clause of VIRTIO 1.4 that states the rule.
+    pub const fn section(self) -> &'static str {
+        match self {
+            Self::DescriptorIndex => "2.7.5",
+            Self::ChainLength | Self::NestedIndirect | Self::IndirectNext => "2.7.5.3.1",
+            Self::IndirectLength => "2.7.5.3",
+            Self::Address => "2.7.5",
+            Self::Alignment => "2.7.1",
+            Self::ReadableAfterWritable => "2.7.4.2",
+            Self::AvailableIndex => "2.7.6.1",
+            Self::NotNegotiated => "2.7.5.3.1",
+            Self::Request => "5",
+            Self::Device => "2.1.2",
+        }
+    }
+
+    /// The rule in words.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::DescriptorIndex => "descriptor index outside the table, or in use already",
+            Self::ChainLength => "descriptor chain loops or is longer than the queue",
+            Self::NestedIndirect => "indirect descriptor inside an indirect table",
+            Self::IndirectNext => "indirect descriptor with the NEXT flag",
+            Self::IndirectLength => "indirect table length is 0 or not a multiple of 16",
+            Self::Address => "address is not guest memory that may be used so",
+            Self::Alignment => "part of the virtqueue is misaligned",
+            Self::ReadableAfterWritable => "device-readable descriptor after a device-writable one",
+            Self::AvailableIndex => "available idx moved by more than the queue size",
+            Self::NotNegotiated => "feature used that was not negotiated",
+            Self::Request => "request that the device type does not define",
+            Self::Device => "the device failed",
+        }
+    }
 }
 
 /// A broken rule with what was seen. Makes the queue stop for good.
@@ -38,9 +98,32 @@ pub struct Fault {
     pub detail: String,
 }
 
+impl Fault {
+    /// A broken rule and what was seen.
+    #[cold]
+    pub fn new(rule: Rule, detail: impl Into<String>) -> Self {
+        Self {
+            rule,
+            detail: detail.into(),
+        }
+    }
+}
+
+impl From<AccessError> for Fault {
+    fn from(error: AccessError) -> Self {
+        Self::new(Rule::Address, error.to_string())
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}: {}", self.rule, self.detail)
+        write!(
+            f,
+            "{} (VIRTIO 1.4, {}): {}",
+            self.rule.text(),
+            self.rule.section(),
+            self.detail
+        )
     }
 }
 

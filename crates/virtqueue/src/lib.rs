@@ -12,8 +12,9 @@
 
 pub mod block;
 pub mod chain;
+pub mod counters;
 pub mod fault;
 pub mod memory;
+pub mod notify;
 pub mod ring;
-pub mod spec;
 pub mod worker;

@@ -88,6 +88,8 @@ def check_offer(kind: DeviceType, features: int) -> None:
         raise ConfigurationError(
             f"{feature.name} must not be offered without {' or '.join(needs)} ({feature.section})"
         )
+    for wanted in kind.lacking(features):
+        raise ConfigurationError(f"a {kind.name} device must offer {' or '.join(wanted)} ({kind.section})")
 
 
 def check_accepted(kind: DeviceType, offered: int, accepted: int) -> None:
@@ -105,4 +107,10 @@ def check_accepted(kind: DeviceType, offered: int, accepted: int) -> None:
     for feature, needs, mask in unmet(kind, accepted):
         raise FeatureNegotiationError(
             f"the driver accepted {feature.name} without {' or '.join(needs)}", "2.2.1", missing=mask
+        )
+    for wanted in kind.lacking(accepted):
+        raise FeatureNegotiationError(
+            f"the driver did not accept {' or '.join(wanted)}, which a {kind.name} device is useless without",
+            kind.section,
+            missing=sum(kind.features[name].mask for name in wanted),
         )

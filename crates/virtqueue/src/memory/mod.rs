@@ -1,6 +1,29 @@
-//! Guest memory.
+//! Guest memory: regions mapped from file descriptors, in two address spaces.
+//!
+//! A [`GuestMemory`] is shared by the queues of a device. What it holds at one
+//! moment is a [`Snapshot`], immutable and shared: a worker takes one, resolves
+//! addresses in it, and notices by one relaxed load per batch that there is a
+//! newer one. Whoever takes regions away waits until all workers have moved on
+//! ([`Reader`]); a mapping itself lives until its last user is gone.
 
-/// The regions as they were at one moment; host addresses taken from it stay
-/// valid while it is held.
-#[derive(Debug, Default)]
-pub struct Snapshot {}
+mod error;
+mod guest;
+mod mapping;
+mod quiesce;
+mod sigbus;
+mod snapshot;
+
+pub use error::{AccessError, Error};
+pub use guest::{GuestMemory, RegionRequest};
+pub use mapping::Mapping;
+pub use quiesce::{Reader, Strike, Wake};
+pub use snapshot::{Contiguous, Region, Snapshot, Space, View};
+
+/// Learns which bytes of guest memory the device has written.
+///
+/// Buffers are reported up to the used length, when the chain is completed;
+/// the used ring's entries, `idx` and `avail_event` when they are stored.
+pub trait DirtyLog: Send + Sync + std::fmt::Debug {
+    /// `size` bytes from guest address `address` were written.
+    fn mark(&self, address: u64, size: u64);
+}

@@ -1,16 +1,88 @@
 //! The device's end of a virtqueue, whatever its layout.
 
+mod split;
+mod split_layout;
+
+pub use split::SplitRing;
+
 use crate::chain::{Batch, Token};
 use crate::fault::Fault;
-use crate::memory::Snapshot;
+use crate::memory::{Snapshot, Space};
+use std::fmt;
+
+/// Reserved feature bits (VIRTIO 1.4, 6) that change how a ring works.
+pub mod feature {
+    /// `VIRTIO_F_INDIRECT_DESC`
+    pub const INDIRECT_DESC: u64 = 1 << 28;
+    /// `VIRTIO_F_EVENT_IDX`
+    pub const EVENT_IDX: u64 = 1 << 29;
+    /// `VIRTIO_F_RING_PACKED`
+    pub const RING_PACKED: u64 = 1 << 34;
+}
+
+/// The largest queue size (VIRTIO 1.4, 2.7).
+pub const MAX_SIZE: u32 = 32768;
+
+/// Where a ring lies and how it was negotiated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Number of entries.
+    pub size: u32,
+    /// The descriptor area: descriptor table, or packed ring.
+    pub descriptors: u64,
+    /// The driver area: available ring, or driver event suppression.
+    pub available: u64,
+    /// The device area: used ring, or device event suppression.
+    pub used: u64,
+    /// What the three addresses are addresses in. Those in descriptors are always guest addresses.
+    pub space: Space,
+    /// Where to continue, as [`DeviceRing::base`] returned it; 0 for a new split ring.
+    pub base: u32,
+    /// Negotiated features; only those in [`feature`] are looked at.
+    pub features: u64,
+}
+
+/// Why a ring cannot be made from a [`Config`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// 0, too large, or not a power of two where it must be one.
+    Size(u32),
+    /// An area is not aligned (its name, its address).
+    Alignment(&'static str, u64),
+    /// An area wraps around (its name, its address).
+    Wraps(&'static str, u64),
+    /// A base that no ring of this layout returns.
+    Base(u32),
+    /// A layout that is not there (yet).
+    Layout,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Size(size) => write!(f, "queue size {size} is not a power of two up to {MAX_SIZE}"),
+            Self::Alignment(area, address) => write!(f, "{area} at {address:#x} is misaligned"),
+            Self::Wraps(area, address) => write!(f, "{area} at {address:#x} wraps around"),
+            Self::Base(base) => write!(f, "{base:#x} is no base of a split virtqueue"),
+            Self::Layout => write!(f, "packed virtqueues are not supported"),
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
 
 /// The device's end of a ring: all that a worker needs, and no layout.
 ///
-/// A ring keeps its own position; guest memory is passed in, so that a region
-/// can be unmapped between two calls.
+/// A ring keeps its own position; guest memory is passed in, so that a region can be unmapped
+/// between two calls. It resolves its own addresses once per snapshot. While they are not
+/// mapped it is as if empty: `take` finds nothing and nothing may be completed.
 pub trait DeviceRing: Send {
-    /// Appends up to `max` chains to `batch`. `Ok(0)`: nothing is available.
-    /// Chains before a malformed one are delivered first; the fault comes with the next call.
+    /// Resolves the ring's addresses; false while they are not mapped.
+    fn map(&mut self, memory: &Snapshot) -> Result<bool, Fault>;
+    /// Appends up to `max` chains to `batch`, which must be attached to `memory`.
+    /// `Ok(0)`: nothing is available. Chains before a malformed one are delivered first;
+    /// the fault comes with the next call.
     fn take(&mut self, memory: &Snapshot, batch: &mut Batch, max: usize) -> Result<usize, Fault>;
     /// Records a completion. Nothing is visible to the driver before `publish`.
     fn complete(&mut self, memory: &Snapshot, token: Token, written: u32) -> Result<(), Fault>;
@@ -22,6 +94,65 @@ pub trait DeviceRing: Send {
     fn disarm(&mut self, memory: &Snapshot) -> Result<(), Fault>;
     /// Chains taken and not completed.
     fn outstanding(&self) -> u32;
-    /// Where a successor continues, in the form of vhost-user's VRING_BASE.
+    /// Where a successor continues, in the form of vhost-user's VRING_BASE. Chains not completed
+    /// are offered again, as far as no younger one has been completed.
     fn base(&self) -> u32;
+    /// The same if nothing were offered again: cheap, and never wrong about what was completed.
+    fn position(&self) -> u32;
+}
+
+/// A ring of one of the layouts, without the cost of a virtual call per chain.
+#[derive(Debug)]
+pub enum Ring {
+    /// VIRTIO 1.4, 2.7.
+    Split(SplitRing),
+}
+
+impl Ring {
+    /// The layout that `config.features` say.
+    pub fn new(config: &Config) -> Result<Self, ConfigError> {
+        if config.features & feature::RING_PACKED != 0 {
+            return Err(ConfigError::Layout);
+        }
+        Ok(Self::Split(SplitRing::new(config)?))
+    }
+}
+
+macro_rules! each_layout {
+    ($self:ident, $ring:ident => $call:expr) => {
+        match $self {
+            Ring::Split($ring) => $call,
+        }
+    };
+}
+
+impl DeviceRing for Ring {
+    fn map(&mut self, memory: &Snapshot) -> Result<bool, Fault> {
+        each_layout!(self, ring => ring.map(memory))
+    }
+    fn take(&mut self, memory: &Snapshot, batch: &mut Batch, max: usize) -> Result<usize, Fault> {
+        each_layout!(self, ring => ring.take(memory, batch, max))
+    }
+    #[inline]
+    fn complete(&mut self, memory: &Snapshot, token: Token, written: u32) -> Result<(), Fault> {
+        each_layout!(self, ring => ring.complete(memory, token, written))
+    }
+    fn publish(&mut self, memory: &Snapshot) -> Result<bool, Fault> {
+        each_layout!(self, ring => ring.publish(memory))
+    }
+    fn arm(&mut self, memory: &Snapshot) -> Result<bool, Fault> {
+        each_layout!(self, ring => ring.arm(memory))
+    }
+    fn disarm(&mut self, memory: &Snapshot) -> Result<(), Fault> {
+        each_layout!(self, ring => ring.disarm(memory))
+    }
+    fn outstanding(&self) -> u32 {
+        each_layout!(self, ring => ring.outstanding())
+    }
+    fn base(&self) -> u32 {
+        each_layout!(self, ring => ring.base())
+    }
+    fn position(&self) -> u32 {
+        each_layout!(self, ring => ring.position())
+    }
 }

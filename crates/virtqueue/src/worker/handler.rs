@@ -1,4 +1,4 @@
-//! A native thread per queue.
+//! What answers chains.
 
 use crate::chain::{Batch, Token};
 use crate::fault::Fault;
@@ -14,25 +14,42 @@ pub struct Completions {
 
 impl Completions {
     /// Completes a chain; `written` is the number of bytes put into its device-writable part.
+    #[inline]
     pub fn push(&mut self, token: Token, written: u32) {
         self.list.push((token, written));
+    }
+
+    /// What has been pushed, in order.
+    pub fn as_slice(&self) -> &[(Token, u32)] {
+        &self.list
+    }
+
+    /// Whether nothing has been pushed.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// Forgets everything and keeps the space.
+    pub fn clear(&mut self) {
+        self.list.clear();
     }
 }
 
 /// What answers chains: a native data path, or a call into Python.
 ///
 /// Each chain is completed exactly once, through `done`: in `handle`, or later in `reap`.
+/// All methods are called on the queue's worker; a panic in one breaks the queue, not the process.
 pub trait Handler: Send {
     /// Answers a batch. `memory` keeps the segments' host addresses valid: a handler that
     /// holds a chain longer either counts it in `busy` (the worker then keeps the snapshot),
     /// or clones the `Arc`.
     fn handle(&mut self, memory: &Arc<Snapshot>, batch: &Batch, done: &mut Completions) -> Result<(), Fault>;
-    /// Appends completions that have become ready since.
+    /// Appends completions that have become ready since. Called often: it should be cheap.
     fn reap(&mut self, done: &mut Completions) -> Result<(), Fault> {
         let _ = done;
         Ok(())
     }
-    /// Readable when `reap` has something.
+    /// Readable when `reap` has something; `reap` makes it unreadable again.
     fn completion_fd(&self) -> Option<RawFd> {
         None
     }

@@ -1,0 +1,523 @@
+//! The device's end of a split virtqueue (VIRTIO 1.4, 2.7).
+
+use super::split_layout::{self as layout, Descriptor, Parts};
+use super::{Config, ConfigError, DeviceRing, MAX_SIZE, feature};
+use crate::chain::{Batch, Token};
+use crate::fault::{Fault, Rule};
+use crate::memory::{AccessError, Snapshot, Space};
+use std::sync::atomic::{Ordering, fence};
+
+/// Bit in `SplitRing::state`: the device has the chain.
+const HELD: u32 = 1 << 16;
+/// A batch is full when it has so many segments, however few chains those are.
+const BATCH_SEGMENTS: usize = 4096;
+/// Pieces of host memory that a chain may have beyond one for each descriptor.
+const EXTRA_SEGMENTS: usize = 1024;
+
+/// The device's end of a split virtqueue.
+#[derive(Debug)]
+pub struct SplitRing {
+    config: Config,
+    mask: u16,
+    event_idx: bool,
+    indirect: bool,
+    /// Where the three parts lie, in the snapshot of generation `mapped`.
+    parts: Option<Parts>,
+    mapped: u64,
+    /// Whether `used.idx` has been read, once, for where to continue.
+    started: bool,
+    /// The next available entry to take, and what `avail.idx` was when last read.
+    next: u16,
+    available: u16,
+    /// The next used entry to write, and what `used.idx` says.
+    used: u16,
+    published: u16,
+    /// `VIRTQ_USED_F_NO_NOTIFY` is set.
+    quiet: bool,
+    /// By head: the position at which it was taken, and whether it is held.
+    state: Box<[u32]>,
+    held: u32,
+    broken: Option<Fault>,
+}
+
+/// A chain as far as it has been walked.
+struct Walk {
+    /// Descriptors that may still come.
+    left: u32,
+    /// Segments before the first device-writable one; meaningful once `writing`.
+    readable: usize,
+    writing: bool,
+    lengths: (u64, u64),
+}
+
+impl SplitRing {
+    /// A ring that continues at `config.base`. Guest memory is not looked at yet.
+    pub fn new(config: &Config) -> Result<Self, ConfigError> {
+        let size = config.size;
+        if !size.is_power_of_two() || size > MAX_SIZE {
+            return Err(ConfigError::Size(size));
+        }
+        let next = u16::try_from(config.base).map_err(|_| ConfigError::Base(config.base))?;
+        let event_idx = config.features & feature::EVENT_IDX != 0;
+        for (name, address, align, length) in [
+            (
+                "descriptor table",
+                config.descriptors,
+                16,
+                layout::descriptors_size(size),
+            ),
+            (
+                "available ring",
+                config.available,
+                2,
+                layout::available_size(size, event_idx),
+            ),
+            ("used ring", config.used, 4, layout::used_size(size, event_idx)),
+        ] {
+            if address % align != 0 {
+                return Err(ConfigError::Alignment(name, address));
+            }
+            if address.checked_add(length).is_none() {
+                return Err(ConfigError::Wraps(name, address));
+            }
+        }
+        Ok(Self {
+            config: *config,
+            mask: (size - 1) as u16,
+            event_idx,
+            indirect: config.features & feature::INDIRECT_DESC != 0,
+            parts: None,
+            mapped: 0,
+            started: false,
+            next,
+            available: next,
+            used: 0,
+            published: 0,
+            quiet: false,
+            state: vec![0; size as usize].into_boxed_slice(),
+            held: 0,
+            broken: None,
+        })
+    }
+
+    /// The parts in `memory`, if they are mapped.
+    #[inline]
+    fn parts(&mut self, memory: &Snapshot) -> Result<Option<Parts>, Fault> {
+        if memory.generation() != self.mapped {
+            self.resolve(memory)?;
+        }
+        Ok(self.parts)
+    }
+
+    #[cold]
+    fn resolve(&mut self, memory: &Snapshot) -> Result<(), Fault> {
+        let Config {
+            size,
+            descriptors,
+            available,
+            used,
+            space,
+            ..
+        } = self.config;
+        self.parts = None;
+        let part = |name: &str, address, length, align: usize, write| {
+            match memory.contiguous(space, address, length, write) {
+                // What the front end's offsets are is its own choice, atomics need this.
+                Ok(found) if (found.host as usize) % align != 0 => Err(Fault::new(
+                    Rule::Alignment,
+                    format!("{name} at {address:#x} is misaligned in host memory"),
+                )),
+                Ok(found) => Ok(Some(found)),
+                Err(AccessError::Unmapped { .. }) => Ok(None),
+                Err(error) => Err(Fault::new(Rule::Address, format!("{name}: {error}"))),
+            }
+        };
+        let event_idx = self.event_idx;
+        let parts = (
+            part(
+                "descriptor table",
+                descriptors,
+                layout::descriptors_size(size),
+                8,
+                false,
+            )?,
+            part(
+                "available ring",
+                available,
+                layout::available_size(size, event_idx),
+                2,
+                false,
+            )?,
+            part("used ring", used, layout::used_size(size, event_idx), 4, true)?,
+        );
+        if let (Some(descriptors), Some(available), Some(used)) = parts {
+            // SAFETY: all three were resolved in `memory`, with the sizes and alignments that the
+            // layout has. They are used only with a snapshot of the same generation, which is
+            // the same snapshot.
+            let parts = unsafe { Parts::new(size, descriptors.host, available.host, used.host, used.guest) };
+            if !self.started {
+                self.used = parts.used_idx();
+                self.published = self.used;
+                self.started = true;
+            }
+            self.parts = Some(parts);
+        }
+        self.mapped = memory.generation();
+        Ok(())
+    }
+
+    /// Walks the chain at `head` into `batch`.
+    #[inline]
+    fn walk(&self, memory: &Snapshot, parts: &Parts, batch: &mut Batch, head: u16) -> Result<(), Fault> {
+        let mut walk = Walk {
+            left: self.config.size,
+            readable: 0,
+            writing: false,
+            lengths: (0, 0),
+        };
+        let mut index = head;
+        loop {
+            let descriptor = self.at(parts, index)?;
+            if descriptor.flags & layout::INDIRECT != 0 {
+                self.walk_table(memory, batch, &mut walk, &descriptor)?;
+                break;
+            }
+            self.buffer(memory, batch, &mut walk, &descriptor)?;
+            if descriptor.flags & layout::NEXT == 0 {
+                break;
+            }
+            index = descriptor.next;
+        }
+        let readable = if walk.writing {
+            walk.readable
+        } else {
+            batch.open_segments()
+        };
+        batch.finish_chain(Token { id: head, slots: 1 }, readable, walk.lengths);
+        Ok(())
+    }
+
+    #[inline]
+    fn at(&self, parts: &Parts, index: u16) -> Result<Descriptor, Fault> {
+        if u32::from(index) >= self.config.size {
+            let size = self.config.size;
+            return Err(Fault::new(
+                Rule::DescriptorIndex,
+                format!("index {index}, queue size {size}"),
+            ));
+        }
+        Ok(parts.descriptor(index))
+    }
+
+    /// Follows an indirect descriptor, which ends its chain.
+    #[inline]
+    fn walk_table(
+        &self,
+        memory: &Snapshot,
+        batch: &mut Batch,
+        walk: &mut Walk,
+        table: &Descriptor,
+    ) -> Result<(), Fault> {
+        if !self.indirect {
+            return Err(Fault::new(
+                Rule::NotNegotiated,
+                "indirect descriptor without VIRTIO_F_INDIRECT_DESC",
+            ));
+        }
+        if table.flags & layout::NEXT != 0 {
+            return Err(Fault::new(Rule::IndirectNext, "INDIRECT and NEXT are both set"));
+        }
+        if table.len == 0 || table.len % layout::DESCRIPTOR_SIZE != 0 {
+            return Err(Fault::new(Rule::IndirectLength, format!("length {}", table.len)));
+        }
+        let entries = table.len / layout::DESCRIPTOR_SIZE;
+        // Usually one piece; a table that crosses regions is read entry by entry.
+        let whole = match memory.contiguous(Space::Guest, table.addr, u64::from(table.len), false) {
+            Ok(found) => Some(found.host),
+            Err(AccessError::Divided { .. }) => None,
+            Err(error) => return Err(Fault::new(Rule::Address, format!("indirect table: {error}"))),
+        };
+        let mut index = 0;
+        loop {
+            if u32::from(index) >= entries {
+                let detail = format!("index {index} in an indirect table of {entries}");
+                return Err(Fault::new(Rule::DescriptorIndex, detail));
+            }
+            let offset = u32::from(index) * layout::DESCRIPTOR_SIZE;
+            let descriptor = match whole {
+                // SAFETY: the table was resolved in `memory`; `index` is within it.
+                Some(host) => unsafe { Descriptor::read(host.wrapping_add(offset as usize)) },
+                None => {
+                    let mut bytes = [0; layout::DESCRIPTOR_SIZE as usize];
+                    memory.read(Space::Guest, table.addr + u64::from(offset), &mut bytes)?;
+                    Descriptor::from_bytes(bytes)
+                }
+            };
+            if descriptor.flags & layout::INDIRECT != 0 {
+                return Err(Fault::new(
+                    Rule::NestedIndirect,
+                    format!("at index {index} of a table"),
+                ));
+            }
+            self.buffer(memory, batch, walk, &descriptor)?;
+            if descriptor.flags & layout::NEXT == 0 {
+                return Ok(());
+            }
+            index = descriptor.next;
+        }
+    }
+
+    /// Adds the buffer of one descriptor to the open chain. A buffer of no bytes adds nothing.
+    #[inline]
+    fn buffer(
+        &self,
+        memory: &Snapshot,
+        batch: &mut Batch,
+        walk: &mut Walk,
+        descriptor: &Descriptor,
+    ) -> Result<(), Fault> {
+        let Descriptor { addr, len, flags, .. } = *descriptor;
+        if walk.left == 0 {
+            return Err(Fault::new(
+                Rule::ChainLength,
+                format!("a loop, or more than {} descriptors", self.config.size),
+            ));
+        }
+        walk.left -= 1;
+        let write = flags & layout::WRITE != 0;
+        if write {
+            if !walk.writing {
+                walk.writing = true;
+                walk.readable = batch.open_segments();
+            }
+            walk.lengths.1 += u64::from(len);
+        } else {
+            if walk.writing {
+                let detail = format!("device-readable buffer at {addr:#x} follows a device-writable one");
+                return Err(Fault::new(Rule::ReadableAfterWritable, detail));
+            }
+            walk.lengths.0 += u64::from(len);
+        }
+        memory.segments(addr, len, write, |segment| batch.push_segment(segment))?;
+        if batch.open_segments() > self.config.size as usize + EXTRA_SEGMENTS
+            || walk.lengths.0 + walk.lengths.1 > 1 << 32
+        {
+            let detail = "more than 2^32 bytes, or in too many pieces of memory";
+            return Err(Fault::new(Rule::ChainLength, detail));
+        }
+        Ok(())
+    }
+
+    /// Takes the chain that the driver put at `self.next`.
+    #[inline]
+    fn take_one(&mut self, memory: &Snapshot, parts: &Parts, batch: &mut Batch) -> Result<(), Fault> {
+        let head = parts.available_entry(self.next & self.mask);
+        let size = self.config.size;
+        match self.state.get(usize::from(head)) {
+            None => {
+                return Err(Fault::new(
+                    Rule::DescriptorIndex,
+                    format!("head {head}, queue size {size}"),
+                ));
+            }
+            Some(state) if state & HELD != 0 => {
+                return Err(Fault::new(
+                    Rule::DescriptorIndex,
+                    format!("head {head} is in use already"),
+                ));
+            }
+            Some(_) => {}
+        }
+        self.walk(memory, parts, batch, head)?;
+        self.state[usize::from(head)] = HELD | u32::from(self.next);
+        self.held += 1;
+        self.next = self.next.wrapping_add(1);
+        Ok(())
+    }
+
+    /// Reports what was written into a chain's buffers. Its descriptors are still the driver's
+    /// promise; should they have changed, the driver has spoilt its own log.
+    #[cold]
+    fn log_buffers(&self, memory: &Snapshot, parts: &Parts, head: u16, written: u32) {
+        let Some(log) = memory.dirty_log() else { return };
+        let mut batch = Batch::default();
+        if self.walk(memory, parts, &mut batch, head).is_err() {
+            return;
+        }
+        let mut left = written;
+        for segment in batch.get(0).iter().flat_map(|chain| chain.writable) {
+            let size = left.min(segment.len);
+            if size == 0 {
+                break;
+            }
+            log.mark(segment.guest, u64::from(size));
+            left -= size;
+        }
+    }
+
+    fn fault(&mut self, fault: Fault) -> Fault {
+        self.broken = Some(fault.clone());
+        fault
+    }
+}
+
+impl DeviceRing for SplitRing {
+    fn map(&mut self, memory: &Snapshot) -> Result<bool, Fault> {
+        Ok(self.parts(memory)?.is_some())
+    }
+
+    fn take(&mut self, memory: &Snapshot, batch: &mut Batch, max: usize) -> Result<usize, Fault> {
+        if let Some(fault) = &self.broken {
+            return Err(fault.clone());
+        }
+        debug_assert!(batch.lies_in(memory));
+        let Some(parts) = self.parts(memory)? else {
+            return Ok(0);
+        };
+        // The driver's line is looked at only when what it said last is not enough.
+        let mut ready = self.available.wrapping_sub(self.next);
+        if usize::from(ready) < max {
+            // Acquire: pairs with the driver's release of `avail.idx`; the entries
+            // and descriptors before it are there.
+            let index = parts.available_idx(Ordering::Acquire);
+            ready = index.wrapping_sub(self.next);
+            if u32::from(ready) > self.config.size {
+                let detail = format!(
+                    "idx {index}, device at {}, queue size {}",
+                    self.next, self.config.size
+                );
+                return Err(self.fault(Fault::new(Rule::AvailableIndex, detail)));
+            }
+            self.available = index;
+        }
+        let wanted = usize::from(ready).min(max);
+        for taken in 0..wanted {
+            if batch.segment_count() >= BATCH_SEGMENTS {
+                return Ok(taken);
+            }
+            if let Err(fault) = self.take_one(memory, &parts, batch) {
+                batch.abandon_chain();
+                let fault = self.fault(fault);
+                return if taken > 0 { Ok(taken) } else { Err(fault) };
+            }
+        }
+        Ok(wanted)
+    }
+
+    #[inline]
+    fn complete(&mut self, memory: &Snapshot, token: Token, written: u32) -> Result<(), Fault> {
+        let Some(parts) = self.parts(memory)? else {
+            return Err(Fault::new(
+                Rule::Address,
+                "completion while the ring is not mapped",
+            ));
+        };
+        match self.state.get_mut(usize::from(token.id)) {
+            Some(state) if *state & HELD != 0 => *state = 0,
+            _ => {
+                return Err(Fault::new(
+                    Rule::Device,
+                    format!("chain {} completed twice", token.id),
+                ));
+            }
+        }
+        self.held -= 1;
+        let slot = self.used & self.mask;
+        if let Some(log) = memory.dirty_log() {
+            self.log_buffers(memory, &parts, token.id, written);
+            log.mark(parts.used_entry_guest(slot), layout::USED_ENTRY_SIZE);
+        }
+        parts.set_used_entry(slot, u32::from(token.id), written);
+        self.used = self.used.wrapping_add(1);
+        Ok(())
+    }
+
+    fn publish(&mut self, memory: &Snapshot) -> Result<bool, Fault> {
+        let (old, new) = (self.published, self.used);
+        if old == new {
+            return Ok(false);
+        }
+        let Some(parts) = self.parts(memory)? else {
+            return Ok(false);
+        };
+        // Release: pairs with the driver's acquire of `used.idx`; it sees the entries, and what
+        // was written into the buffers.
+        parts.set_used_idx(new, Ordering::Release);
+        if let Some(log) = memory.dirty_log() {
+            log.mark(parts.used_idx_guest(), 2);
+        }
+        self.published = new;
+        // Store to `used.idx`, then load of what the driver wants: neither acquire nor release
+        // orders those two. Pairs with the driver's fence between its store to `used_event`
+        // (or `avail.flags`) and its load of `used.idx`.
+        fence(Ordering::SeqCst);
+        Ok(if self.event_idx {
+            layout::passed(parts.used_event(), old, new)
+        } else {
+            parts.available_flags() & layout::NO_INTERRUPT == 0
+        })
+    }
+
+    fn arm(&mut self, memory: &Snapshot) -> Result<bool, Fault> {
+        let Some(parts) = self.parts(memory)? else {
+            return Ok(false);
+        };
+        if self.event_idx {
+            parts.set_avail_event(self.next);
+            if let Some(log) = memory.dirty_log() {
+                log.mark(parts.avail_event_guest(), 2);
+            }
+        } else if self.quiet {
+            self.set_quiet(memory, &parts, false);
+        }
+        // Store of the wish for a kick, then load of `avail.idx`. Pairs with the driver's
+        // fence between its store to `avail.idx` and its load of the wish: either it
+        // sees the wish and kicks, or its chains are seen here.
+        fence(Ordering::SeqCst);
+        // Relaxed: `take` reads it again before it uses anything.
+        Ok(parts.available_idx(Ordering::Relaxed) != self.next)
+    }
+
+    fn disarm(&mut self, memory: &Snapshot) -> Result<(), Fault> {
+        // With event indices nothing is to be done: the driver passes `avail_event` once and
+        // then not again for 65536 chains.
+        if !self.event_idx && !self.quiet {
+            if let Some(parts) = self.parts(memory)? {
+                self.set_quiet(memory, &parts, true);
+            }
+        }
+        Ok(())
+    }
+
+    fn outstanding(&self) -> u32 {
+        self.held
+    }
+
+    fn base(&self) -> u32 {
+        let mut ages: Vec<u16> = self
+            .state
+            .iter()
+            .filter(|state| *state & HELD != 0)
+            .map(|state| self.next.wrapping_sub(*state as u16))
+            .collect();
+        ages.sort_unstable();
+        // The youngest chain has age 1. As far as the held ones are the youngest, without a gap, they
+        // can be offered again.
+        let again = (1..).zip(&ages).take_while(|(age, held)| age == *held).count();
+        u32::from(self.next.wrapping_sub(again as u16))
+    }
+
+    fn position(&self) -> u32 {
+        u32::from(self.next)
+    }
+}
+
+impl SplitRing {
+    fn set_quiet(&mut self, memory: &Snapshot, parts: &Parts, quiet: bool) {
+        parts.set_used_flags(if quiet { layout::NO_NOTIFY } else { 0 });
+        if let Some(log) = memory.dirty_log() {
+            log.mark(parts.used_flags_guest(), 2);
+        }
+        self.quiet = quiet;
+    }
+}

@@ -1,0 +1,224 @@
+//! Where things are in a split virtqueue, and the accesses to them.
+//!
+//! All of it may change at any moment. Each field is one atomic access of its own
+//! width, little-endian; what orders them is said where they are used.
+
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+/// `VIRTQ_DESC_F_NEXT`
+pub(super) const NEXT: u16 = 1;
+/// `VIRTQ_DESC_F_WRITE`
+pub(super) const WRITE: u16 = 2;
+/// `VIRTQ_DESC_F_INDIRECT`
+pub(super) const INDIRECT: u16 = 4;
+/// `VIRTQ_AVAIL_F_NO_INTERRUPT`
+pub(super) const NO_INTERRUPT: u16 = 1;
+/// `VIRTQ_USED_F_NO_NOTIFY`
+pub(super) const NO_NOTIFY: u16 = 1;
+
+/// Bytes of a descriptor.
+pub(super) const DESCRIPTOR_SIZE: u32 = 16;
+/// Bytes of an entry in the used ring.
+pub(super) const USED_ENTRY_SIZE: u64 = 8;
+
+pub(super) const fn descriptors_size(size: u32) -> u64 {
+    size as u64 * DESCRIPTOR_SIZE as u64
+}
+
+pub(super) const fn available_size(size: u32, event_idx: bool) -> u64 {
+    4 + 2 * size as u64 + if event_idx { 2 } else { 0 }
+}
+
+pub(super) const fn used_size(size: u32, event_idx: bool) -> u64 {
+    4 + USED_ENTRY_SIZE * size as u64 + if event_idx { 2 } else { 0 }
+}
+
+/// Whether an index that went from `old` to `new` has passed `event`: the entry at `event` is
+/// among those that were added.
+#[inline]
+pub(super) const fn passed(event: u16, old: u16, new: u16) -> bool {
+    new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
+}
+
+/// A descriptor, copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Descriptor {
+    pub(super) addr: u64,
+    pub(super) len: u32,
+    pub(super) flags: u16,
+    pub(super) next: u16,
+}
+
+impl Descriptor {
+    #[inline]
+    const fn from_words(addr: u64, rest: u64) -> Self {
+        Self {
+            addr,
+            len: rest as u32,
+            flags: (rest >> 32) as u16,
+            next: (rest >> 48) as u16,
+        }
+    }
+
+    #[inline]
+    pub(super) fn from_bytes(bytes: [u8; 16]) -> Self {
+        let value = u128::from_le_bytes(bytes);
+        Self::from_words(value as u64, (value >> 64) as u64)
+    }
+
+    /// Copies a descriptor out of guest memory.
+    ///
+    /// # Safety
+    /// `host` is valid for reads of 16 bytes.
+    #[inline]
+    pub(super) unsafe fn read(host: *mut u8) -> Self {
+        if (host as usize) % 8 == 0 {
+            let words: *mut u64 = host.cast();
+            // SAFETY: aligned, and valid as the caller promises. Atomic: the driver may write it.
+            let (addr, rest) = unsafe { (AtomicU64::from_ptr(words), AtomicU64::from_ptr(words.add(1))) };
+            return Self::from_words(
+                u64::from_le(addr.load(Ordering::Relaxed)),
+                u64::from_le(rest.load(Ordering::Relaxed)),
+            );
+        }
+        // Indirect tables need no alignment.
+        Self::from_bytes(std::array::from_fn(|i| {
+            // SAFETY: as above.
+            unsafe { AtomicU8::from_ptr(host.add(i)) }.load(Ordering::Relaxed)
+        }))
+    }
+}
+
+/// The three parts of a ring in host memory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Parts {
+    size: u32,
+    descriptors: *mut u8,
+    available: *mut u8,
+    used: *mut u8,
+    used_guest: u64,
+}
+
+// SAFETY: addresses; whoever makes Parts promises that they are used with the
+// memory at hand, and all accesses are atomic.
+unsafe impl Send for Parts {}
+
+impl Parts {
+    /// # Safety
+    /// For as long as the value is used, the three are valid for the sizes that this module
+    /// gives for `size` (the used ring for writes), and aligned to 8, 2 and 4 bytes. Event fields
+    /// are accessed only if those sizes included them.
+    pub(super) unsafe fn new(
+        size: u32,
+        descriptors: *mut u8,
+        available: *mut u8,
+        used: *mut u8,
+        used_guest: u64,
+    ) -> Self {
+        Self {
+            size,
+            descriptors,
+            available,
+            used,
+            used_guest,
+        }
+    }
+
+    #[inline]
+    fn u16_at(&self, base: *mut u8, offset: usize) -> &AtomicU16 {
+        // SAFETY: in the part, and aligned, by the promise of `new` and the offsets below.
+        unsafe { AtomicU16::from_ptr(base.add(offset).cast()) }
+    }
+
+    /// `index` is less than the size.
+    #[inline]
+    pub(super) fn descriptor(&self, index: u16) -> Descriptor {
+        debug_assert!(u32::from(index) < self.size);
+        // SAFETY: in the table.
+        unsafe {
+            Descriptor::read(
+                self.descriptors
+                    .add(usize::from(index) * DESCRIPTOR_SIZE as usize),
+            )
+        }
+    }
+
+    #[inline]
+    pub(super) fn available_flags(&self) -> u16 {
+        u16::from_le(self.u16_at(self.available, 0).load(Ordering::Relaxed))
+    }
+
+    #[inline]
+    pub(super) fn available_idx(&self, order: Ordering) -> u16 {
+        u16::from_le(self.u16_at(self.available, 2).load(order))
+    }
+
+    /// `slot` is less than the size.
+    #[inline]
+    pub(super) fn available_entry(&self, slot: u16) -> u16 {
+        debug_assert!(u32::from(slot) < self.size);
+        u16::from_le(
+            self.u16_at(self.available, 4 + 2 * usize::from(slot))
+                .load(Ordering::Relaxed),
+        )
+    }
+
+    #[inline]
+    pub(super) fn used_event(&self) -> u16 {
+        let offset = 4 + 2 * self.size as usize;
+        u16::from_le(self.u16_at(self.available, offset).load(Ordering::Relaxed))
+    }
+
+    #[inline]
+    pub(super) fn set_used_flags(&self, flags: u16) {
+        self.u16_at(self.used, 0).store(flags.to_le(), Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(super) fn used_idx(&self) -> u16 {
+        u16::from_le(self.u16_at(self.used, 2).load(Ordering::Relaxed))
+    }
+
+    #[inline]
+    pub(super) fn set_used_idx(&self, index: u16, order: Ordering) {
+        self.u16_at(self.used, 2).store(index.to_le(), order);
+    }
+
+    /// `slot` is less than the size.
+    #[inline]
+    pub(super) fn set_used_entry(&self, slot: u16, id: u32, len: u32) {
+        debug_assert!(u32::from(slot) < self.size);
+        let offset = 4 + USED_ENTRY_SIZE as usize * usize::from(slot);
+        // SAFETY: in the used ring; an entry is aligned to 4.
+        let (first, second) = unsafe {
+            let entry: *mut u32 = self.used.add(offset).cast();
+            (AtomicU32::from_ptr(entry), AtomicU32::from_ptr(entry.add(1)))
+        };
+        first.store(id.to_le(), Ordering::Relaxed);
+        second.store(len.to_le(), Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(super) fn set_avail_event(&self, index: u16) {
+        let offset = 4 + USED_ENTRY_SIZE as usize * self.size as usize;
+        self.u16_at(self.used, offset)
+            .store(index.to_le(), Ordering::Relaxed);
+    }
+
+    /// Guest addresses of what the device writes, for the dirty log.
+    pub(super) fn used_flags_guest(&self) -> u64 {
+        self.used_guest
+    }
+
+    pub(super) fn used_idx_guest(&self) -> u64 {
+        self.used_guest + 2
+    }
+
+    pub(super) fn used_entry_guest(&self, slot: u16) -> u64 {
+        self.used_guest + 4 + USED_ENTRY_SIZE * u64::from(slot)
+    }
+
+    pub(super) fn avail_event_guest(&self) -> u64 {
+        self.used_guest + 4 + USED_ENTRY_SIZE * u64::from(self.size)
+    }
+}

@@ -1,0 +1,353 @@
+//! The loop of a worker's thread.
+
+use super::window::Window;
+use super::{Completions, Handler, Run, Shared, Stopped, lock};
+use crate::chain::Batch;
+use crate::fault::{Fault, Rule};
+use crate::memory::Reader;
+use crate::notify::{Kick, Read, Sent, read_count};
+use crate::ring::{DeviceRing, Ring};
+use std::any::Any;
+use std::os::fd::{AsRawFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// How long a broken queue waits for its handler's operations to end.
+const FAULT_PATIENCE: Duration = Duration::from_secs(1);
+
+pub(super) struct Engine {
+    shared: Arc<Shared>,
+    run: Arc<Run>,
+    ring: Ring,
+    handler: Box<dyn Handler>,
+    reader: Reader,
+    batch: Batch,
+    done: Completions,
+    max: usize,
+    window: Window,
+    kick: Option<Kick>,
+    revision: Option<u32>,
+    truncations: u64,
+}
+
+impl Engine {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        run: Arc<Run>,
+        ring: Ring,
+        handler: Box<dyn Handler>,
+        reader: Reader,
+        max: usize,
+    ) -> Self {
+        Self {
+            shared,
+            run,
+            ring,
+            handler,
+            reader,
+            batch: Batch::default(),
+            done: Completions::default(),
+            max,
+            window: Window::default(),
+            kick: None,
+            revision: None,
+            // Not the number of now: a mapping may have been truncated before this queue started.
+            truncations: 0,
+        }
+    }
+
+    /// Serves until told to stop, or until a fault. `ended` is called when all is over.
+    pub(super) fn run(mut self, ended: impl FnOnce(Stopped)) {
+        let served = self.serve();
+        let deadline = match &served {
+            Ok(()) => lock(&self.run.deadline).unwrap_or_else(Instant::now),
+            Err(_) => Instant::now() + FAULT_PATIENCE,
+        };
+        let drained = self.drain(deadline);
+        let abandoned = self.abandoned();
+        let Self {
+            shared,
+            run,
+            ring,
+            handler,
+            reader,
+            ..
+        } = self;
+        // A handler's drop may panic like its other methods; the queue is over in any case.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(handler)));
+        drop(reader);
+        let base = ring.base();
+        let again = ring.position().wrapping_sub(base) & 0xffff;
+        let stopped = Stopped {
+            base,
+            lost: ring.outstanding().saturating_sub(again),
+            drained,
+        };
+        let Err(fault) = served else { return ended(stopped) };
+        if abandoned {
+            return;
+        }
+        shared.counters.errors(fault.rule).add(1);
+        run.broken.store(true, Ordering::Release);
+        // Before the callback, which may well ask this queue to stop.
+        ended(stopped);
+        if let Some(error) = &*lock(&shared.error) {
+            error.signal();
+        }
+        let _ = catch_unwind(AssertUnwindSafe(|| (shared.on_fault)(&fault)));
+    }
+
+    fn abandoned(&self) -> bool {
+        self.run.abandoned.load(Ordering::Relaxed)
+    }
+
+    fn stopping(&self) -> bool {
+        self.run.stop.load(Ordering::Acquire)
+    }
+
+    fn serve(&mut self) -> Result<(), Fault> {
+        while !self.stopping() {
+            self.notice_changes()?;
+            if self.turn()? || self.poll()? {
+                continue;
+            }
+            if !self.reader.stale() && self.ring.arm(self.reader.snapshot())? {
+                continue;
+            }
+            self.sleep(None);
+        }
+        Ok(())
+    }
+
+    /// Looks at what others may have changed: descriptors, the memory's map, the files under it.
+    fn notice_changes(&mut self) -> Result<(), Fault> {
+        let revision = self.shared.revision.load(Ordering::Acquire);
+        if self.revision != Some(revision) {
+            self.kick = lock(&self.shared.kick).clone();
+            self.revision = Some(revision);
+        }
+        self.move_on();
+        if let Some(region) = self.reader.snapshot().truncated(&mut self.truncations) {
+            let detail = format!(
+                "the file of the region at {:#x} was truncated",
+                region.guest_address
+            );
+            return Err(Fault::new(Rule::Address, detail));
+        }
+        Ok(())
+    }
+
+    /// Goes over to the newest map, if there is one and nothing is under way on the old one.
+    fn move_on(&mut self) {
+        if self.reader.stale() && self.handler.busy() == 0 {
+            self.batch = Batch::default();
+            self.reader.refresh();
+        }
+        if !self.batch.lies_in(self.reader.snapshot()) {
+            self.batch.attach(self.reader.snapshot());
+        }
+    }
+
+    /// Takes a batch, has it answered, publishes what is complete. False if there was nothing to do.
+    fn turn(&mut self) -> Result<bool, Fault> {
+        guarded(|| self.handler.reap(&mut self.done))?;
+        let mut taken = 0;
+        // While a change of the map waits for operations to end, no new ones are begun.
+        if !self.reader.stale() {
+            self.batch.clear();
+            let memory = self.reader.snapshot();
+            taken = self.ring.take(memory, &mut self.batch, self.max)?;
+            if taken > 0 {
+                self.ring.disarm(memory)?;
+                self.run.position.store(self.ring.position(), Ordering::Relaxed);
+                self.run
+                    .outstanding
+                    .store(self.ring.outstanding(), Ordering::Relaxed);
+                let counters = &self.shared.counters;
+                counters.batches.add(1);
+                counters.chains.add(taken as u64);
+                counters
+                    .bytes_read
+                    .add(self.batch.iter().map(|chain| chain.readable_len).sum());
+                guarded(|| self.handler.handle(memory, &self.batch, &mut self.done))?;
+                if self.abandoned() {
+                    return Err(Fault::new(
+                        Rule::Device,
+                        "the handler returned after its time was up",
+                    ));
+                }
+            }
+        }
+        Ok(self.publish()? || taken > 0)
+    }
+
+    /// Makes completions visible and notifies the driver, once for all of them.
+    fn publish(&mut self) -> Result<bool, Fault> {
+        if self.done.is_empty() {
+            return Ok(false);
+        }
+        let memory = self.reader.snapshot();
+        if !self.ring.map(memory)? {
+            // They wait for the ring to be mapped again.
+            return Ok(false);
+        }
+        let mut written = 0;
+        for (token, length) in self.done.as_slice() {
+            self.ring.complete(memory, *token, *length)?;
+            written += u64::from(*length);
+        }
+        self.done.clear();
+        let counters = &self.shared.counters;
+        counters.bytes_written.add(written);
+        if self.ring.publish(memory)? {
+            match self.shared.call.signal() {
+                Sent::Yes => counters.interrupts.add(1),
+                Sent::Lost => counters.interrupts_lost.add(1),
+                Sent::Nowhere => {}
+            }
+        } else {
+            counters.interrupts_suppressed.add(1);
+        }
+        Ok(true)
+    }
+
+    /// Looks for work without sleeping, for as long as that has paid recently.
+    fn poll(&mut self) -> Result<bool, Fault> {
+        let limit = self.shared.polling_ns.load(Ordering::Relaxed);
+        if limit == 0 {
+            return Ok(false);
+        }
+        self.ring.disarm(self.reader.snapshot())?;
+        let window = self.window.now(limit);
+        let start = Instant::now();
+        while start.elapsed() < window {
+            for _ in 0..16 {
+                std::hint::spin_loop();
+            }
+            self.shared.counters.polls.add(1);
+            let changed = Some(self.shared.revision.load(Ordering::Relaxed)) != self.revision;
+            if changed || self.stopping() || self.reader.stale() {
+                return Ok(true);
+            }
+            if self.turn()? {
+                self.window.hit(limit);
+                return Ok(true);
+            }
+        }
+        self.window.miss();
+        Ok(false)
+    }
+
+    /// Sleeps until there is a kick, a completion, or something changes; at most until `deadline`.
+    fn sleep(&mut self, deadline: Option<Instant>) {
+        let idle = self.handler.busy() == 0;
+        let completion = self.handler.completion_fd();
+        if idle {
+            self.reader.park();
+        }
+        let mut timeout = deadline.map(|d| d.saturating_duration_since(Instant::now()));
+        if !idle && completion.is_none() {
+            // Nothing will tell.
+            let tick = Duration::from_millis(1);
+            timeout = Some(timeout.map_or(tick, |t| t.min(tick)));
+        }
+        let start = Instant::now();
+        let kick = self.kick.as_ref().map(|kick| kick.as_raw_fd());
+        let ready = wait([Some(self.shared.control.as_raw_fd()), kick, completion], timeout);
+        if idle {
+            self.reader.unpark();
+        }
+        let mut kicks = 0;
+        if ready[0] != 0 {
+            self.shared.control.clear();
+            kicks += self.shared.notified.swap(0, Ordering::Relaxed);
+        }
+        if let (Some(fd), true) = (kick, ready[1] != 0) {
+            match read_count(fd) {
+                Read::Count(count) => kicks += count,
+                // An error on a descriptor that cannot be read would come again at once.
+                Read::Nothing if ready[1] & libc::POLLIN != 0 => {}
+                Read::Nothing | Read::Closed => self.kick = None,
+            }
+        }
+        self.shared.counters.kicks.add(kicks);
+        if kicks > 0 {
+            self.window
+                .woken(start.elapsed(), self.shared.polling_ns.load(Ordering::Relaxed));
+        }
+    }
+
+    /// Lets operations end until `deadline` and publishes what they give. Whether all have.
+    fn drain(&mut self, deadline: Instant) -> bool {
+        if guarded(|| {
+            self.handler.release();
+            Ok(())
+        })
+        .is_err()
+        {
+            return false;
+        }
+        loop {
+            if self.abandoned() {
+                return false;
+            }
+            self.move_on();
+            if guarded(|| self.handler.reap(&mut self.done)).is_err() || self.publish().is_err() {
+                return self.handler.busy() == 0;
+            }
+            if self.handler.busy() == 0 {
+                return true;
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
+            self.sleep(Some(deadline));
+        }
+    }
+}
+
+/// Runs a part of the handler; a panic in it becomes a fault.
+fn guarded(call: impl FnOnce() -> Result<(), Fault>) -> Result<(), Fault> {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| Err(panicked(&*panic)))
+}
+
+#[cold]
+fn panicked(panic: &(dyn Any + Send)) -> Fault {
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message");
+    Fault::new(Rule::Device, format!("the handler panicked: {text}"))
+}
+
+/// Waits for one of three descriptors; what `poll` says about each.
+fn wait(fds: [Option<RawFd>; 3], timeout: Option<Duration>) -> [i16; 3] {
+    // poll ignores negative descriptors.
+    let mut list = fds.map(|fd| libc::pollfd {
+        fd: fd.unwrap_or(-1),
+        events: libc::POLLIN,
+        revents: 0,
+    });
+    let time = timeout.map(|t| libc::timespec {
+        tv_sec: t.as_secs().min(i32::MAX as u64) as libc::time_t,
+        tv_nsec: t.subsec_nanos().into(),
+    });
+    let time = time.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: both point to live values of the right length.
+    let n = unsafe {
+        libc::ppoll(
+            list.as_mut_ptr(),
+            list.len() as libc::nfds_t,
+            time,
+            std::ptr::null(),
+        )
+    };
+    if n <= 0 {
+        [0; 3]
+    } else {
+        list.map(|entry| entry.revents)
+    }
+}

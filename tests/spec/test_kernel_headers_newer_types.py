@@ -1,0 +1,1 @@
+"""The device types from file system to RTC against the kernel's headers."""
