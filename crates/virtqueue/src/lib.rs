@@ -17,4 +17,6 @@ pub mod fault;
 pub mod memory;
 pub mod notify;
 pub mod ring;
+#[allow(missing_docs)]
+pub mod spec;
 pub mod worker;
