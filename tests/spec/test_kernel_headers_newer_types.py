@@ -1,1 +1,0 @@
-"""The device types from file system to RTC against the kernel's headers."""
