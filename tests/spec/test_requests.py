@@ -77,7 +77,9 @@ def test_rpmb_frames_are_big_endian() -> None:
 
 def test_sound_control_values_are_one_of_several_things() -> None:
     assert sound.CTL_VALUE.size == 512
-    data = sound.CTL_INFO.pack(type=sound.CTL_TYPE.INTEGER, value={"integer": {"min": 1, "max": 9, "step": 2}})
+    data = sound.CTL_INFO.pack(
+        type=sound.CTL_TYPE.INTEGER, value={"integer": {"min": 1, "max": 9, "step": 2}}
+    )
     found = sound.CTL_INFO.unpack(data)
     assert sound.CTL_RANGE.view(found.value, "integer").max == 9
     assert len(data) == sound.CTL_INFO.size == 92

@@ -26,6 +26,7 @@ class EntropyDevice(Device):
         and the device asks for a reset: it must never hand out an empty buffer.
         """
         self._file: Any = None
+        self._starved: list[Chain] = []  # buffers that cannot be filled any more, not even in part
         self._draw = self._open(source)
         super().__init__(name=name, mask=mask)
 
@@ -37,9 +38,14 @@ class EntropyDevice(Device):
         data = self._draw(wanted)
         if not data:
             chain.hold(idle=True)
+            self._starved.append(chain)
             self.fail("the source of random bytes is exhausted", "5.4.6.2")
             return
         chain.write(data[:wanted])
+
+    def driver_reset(self) -> None:
+        """The driver has taken its buffers back."""
+        self._starved.clear()
 
     def close(self) -> None:
         """Detach, and close the source if it was given by its path."""
