@@ -474,7 +474,7 @@ class BlockTarget:
     """As for discard."""
     max_secure_erase_seg: int
     """As for discard."""
-    lifetime: tuple[int, int, int]
+    lifetime: tuple[int, int, int] | None
     """Answer to VIRTIO_BLK_T_GET_LIFETIME: pre_eol_info, device_lifetime_est_typ_a, .._typ_b."""
 
     @property

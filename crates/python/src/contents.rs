@@ -23,7 +23,6 @@ impl Contents {
         Ok(Self { buffer })
     }
 
-    #[allow(dead_code)] // XX
     /// Borrows the bytes of `object` to be written to.
     pub(crate) fn writable(object: &Bound<'_, PyAny>) -> PyResult<Self> {
         let contents = Self::of(object)?;

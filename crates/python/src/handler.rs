@@ -123,6 +123,36 @@ impl worker::Handler for Null {
     }
 }
 
+/// A native handler that may call Python by itself, on behalf of the queue with this number.
+pub(crate) struct Calling<H>(pub(crate) usize, pub(crate) H);
+
+impl<H: worker::Handler> worker::Handler for Calling<H> {
+    fn handle(
+        &mut self,
+        memory: &Arc<Snapshot>,
+        batch: &chain::Batch,
+        done: &mut Completions,
+    ) -> Result<(), Fault> {
+        inside::enter(self.0, || self.1.handle(memory, batch, done))
+    }
+
+    fn reap(&mut self, done: &mut Completions) -> Result<(), Fault> {
+        inside::enter(self.0, || self.1.reap(done))
+    }
+
+    fn completion_fd(&self) -> Option<RawFd> {
+        self.1.completion_fd()
+    }
+
+    fn busy(&self) -> usize {
+        self.1.busy()
+    }
+
+    fn release(&mut self) {
+        self.1.release();
+    }
+}
+
 /// How Python wants its chains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
@@ -239,7 +269,7 @@ impl PyHandler {
             self.errors.fetch_add(1, Ordering::Relaxed);
             log::exception(py, &format!("{}: the handler raised", taken.queue()), &failure);
             let on_error = self.callback.on_error.as_ref()?;
-            on_error.bind(py).call1((argument, failure.value(py))).err()
+            on_error.bind(py).call1((argument, failure.into_value(py))).err()
         });
         match result {
             Ok(None) => {}

@@ -6,6 +6,7 @@
 use pyo3::prelude::*;
 
 mod batch;
+mod block;
 mod chain;
 mod contents;
 mod counters;
@@ -27,6 +28,8 @@ mod _native {
 
     #[pymodule_export]
     use super::batch::Batch;
+    #[pymodule_export]
+    use super::block::{BlockHandler, BlockRequest, BlockTarget};
     #[pymodule_export]
     use super::chain::{Buffers, Chain};
     #[pymodule_export]

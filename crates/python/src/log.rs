@@ -22,7 +22,8 @@ fn logger(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
 pub(crate) fn exception(py: Python<'_>, text: &str, error: &PyErr) {
     let result = (|| {
         let fields = PyDict::new(py);
-        fields.set_item(intern!(py, "exc_info"), error.value(py))?;
+        // `into_value` puts the traceback into the exception, as a raise in Python does.
+        fields.set_item(intern!(py, "exc_info"), error.clone_ref(py).into_value(py))?;
         logger(py)?
             .call_method(intern!(py, "error"), ("%s", text), Some(&fields))
             .map(drop)

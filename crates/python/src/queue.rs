@@ -1,8 +1,9 @@
 //! `Queue`: the device's end of one virtqueue, with a worker thread while it runs.
 
+use crate::block::BlockHandler;
 use crate::counters::Counters;
 use crate::errors::{ProtocolError, configuration, transport};
-use crate::handler::{BatchHandler, CallHandler, Form, Handler, Null, NullHandler, PyHandler};
+use crate::handler::{BatchHandler, CallHandler, Calling, Form, Handler, Null, NullHandler, PyHandler};
 use crate::ledger::Ledger;
 use crate::memory::{Memory, borrow, seconds, space};
 use crate::{inside, live, log};
@@ -41,7 +42,8 @@ pub(crate) struct Queue {
     on_fault: Arc<Py<PyAny>>,
     call: Mutex<Option<Arc<Py<PyAny>>>>,
     worker: Arc<Worker>,
-    config: Mutex<Option<Config>>,
+    /// Where the rings are, and all negotiated features.
+    config: Mutex<Option<(Config, u128)>>,
     /// Where the last run ended.
     base: AtomicU32,
     /// Configured since the last run: what was broken then does not matter any more.
@@ -142,7 +144,7 @@ impl Queue {
             features: features as u64,
         };
         Ring::new(&config).map_err(|error| configuration(format!("{}: {error}", self.name)))?;
-        *lock(&self.config) = Some(config);
+        *lock(&self.config) = Some((config, features));
         self.base.store(base, Ordering::Relaxed);
         self.renewed.store(true, Ordering::Relaxed);
         Ok(())
@@ -187,7 +189,7 @@ impl Queue {
     }
 
     fn start(&self, py: Python<'_>) -> PyResult<()> {
-        let Some(mut config) = *lock(&self.config) else {
+        let Some((mut config, features)) = *lock(&self.config) else {
             return Err(configuration(format!("{} is not configured", self.name)));
         };
         if self.worker.running() {
@@ -197,7 +199,7 @@ impl Queue {
             return Ok(());
         }
         config.base = self.base.load(Ordering::Relaxed);
-        let handler = self.native_handler(py, &config)?;
+        let handler = self.native_handler(py, features)?;
         live::add(&self.worker)?;
         self.renewed.store(false, Ordering::Relaxed);
         py.detach(|| {
@@ -284,8 +286,7 @@ impl Queue {
 }
 
 impl Queue {
-    fn native_handler(&self, py: Python<'_>, config: &Config) -> PyResult<Box<dyn worker::Handler>> {
-        let _ = config;
+    fn native_handler(&self, py: Python<'_>, features: u128) -> PyResult<Box<dyn worker::Handler>> {
         let handler = self.handler.bind(py).as_any();
         let in_python = |form, callback: &crate::handler::Callback| -> PyResult<Box<dyn worker::Handler>> {
             let ledger = Ledger::new(self.name.clone(), self.id).map_err(|error| wire(&error))?;
@@ -302,6 +303,8 @@ impl Queue {
             in_python(Form::Batch, handler.get().callback())
         } else if handler.is_instance_of::<NullHandler>() {
             Ok(Box::new(Null))
+        } else if let Ok(handler) = handler.cast::<BlockHandler>() {
+            Ok(Box::new(Calling(self.id, handler.get().start(features)?)))
         } else {
             Err(configuration(
                 "a Handler by itself answers nothing: use one of its subclasses",

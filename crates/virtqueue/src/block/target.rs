@@ -257,6 +257,24 @@ impl Target {
         self.perform(Kind::Write, offset, from.len() as u64, false, &list)
     }
 
+    /// [`Self::read_at`] for memory that others may look at meanwhile.
+    ///
+    /// # Safety
+    /// `len` bytes at `into` stay valid for writing until this returns.
+    pub unsafe fn read_to(&self, offset: u64, into: *mut u8, len: usize) -> io::Result<()> {
+        let list = [iovec { iov_base: into.cast(), iov_len: len }];
+        self.perform(Kind::Read, offset, len as u64, false, &list)
+    }
+
+    /// [`Self::write_at`] for memory that others may change meanwhile.
+    ///
+    /// # Safety
+    /// `len` bytes at `from` stay valid for reading until this returns.
+    pub unsafe fn write_from(&self, offset: u64, from: *const u8, len: usize) -> io::Result<()> {
+        let list = [iovec { iov_base: from.cast_mut().cast(), iov_len: len }];
+        self.perform(Kind::Write, offset, len as u64, false, &list)
+    }
+
     /// Makes all completed writes stable.
     pub fn flush(&self) -> io::Result<()> {
         self.perform(Kind::Flush, 0, 0, false, &[])
