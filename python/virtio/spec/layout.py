@@ -280,7 +280,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Struct(Type):
-    """Fields one after another. At most one of them may take all that is left."""
+    """Fields one after another. In each direction at most one may take all that is left."""
 
     name: str
     section: str

@@ -137,7 +137,7 @@ S = Codes(
 HDR_F = Codes(
     "header flags", "VIRTIO_NET_HDR_F_", "5.1.9",
     Code(1, "VIRTIO_NET_HDR_F_NEEDS_CSUM", "the checksum is partial"),
-    Code(2, "VIRTIO_NET_HDR_F_DATA_VALID", "the checksum is right", V1_1),
+    Code(2, "VIRTIO_NET_HDR_F_DATA_VALID", "the checksum is right"),
     Code(4, "VIRTIO_NET_HDR_F_RSC_INFO", "the packet was coalesced", V1_1),
     Code(8, "VIRTIO_NET_HDR_F_UDP_TUNNEL_CSUM", "the outer checksum is partial or right as well", V1_4),
     Code(16, "VIRTIO_NET_HDR_F_SECURITY", "IPsec was or shall be done", V1_4),
