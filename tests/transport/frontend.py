@@ -29,7 +29,7 @@ from virtio.transport.vhost_user.payloads import (
 TIMEOUT = 10.0
 
 
-class Disconnected(Exception):
+class DisconnectedError(Exception):
     """The back end hung up."""
 
 
@@ -105,7 +105,7 @@ class FrontEnd:
         try:
             self.socket.sendmsg([data], rights)
         except (BrokenPipeError, ConnectionResetError) as error:
-            raise Disconnected from error
+            raise DisconnectedError from error
 
     def send(
         self, name: str, payload: Any = None, fds: Sequence[int] = (), *, need_reply: bool = False
@@ -150,7 +150,7 @@ class FrontEnd:
         try:
             while True:
                 self.receive().close()
-        except Disconnected:
+        except DisconnectedError:
             return True
         except TimeoutError:
             return False
@@ -158,7 +158,7 @@ class FrontEnd:
     # --- steps of a session
 
     def negotiate(self, features: int, protocol: Sequence[ProtocolFeature] = ()) -> int:
-        """Take those of ``features`` that are offered, with these protocol features; return what was taken."""
+        """Take what is offered of ``features``, with these protocol features; return what was taken."""
         self.send("SET_OWNER")
         offered = self.ask("GET_FEATURES")
         taken = offered & features
@@ -211,9 +211,9 @@ def _receive(source: socket.socket, decoder: Decoder) -> Message:
         try:
             data, ancillary, _, _ = source.recvmsg(decoder.wanted, 4096, socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError as error:
-            raise Disconnected from error
+            raise DisconnectedError from error
         if not data:
-            raise Disconnected
+            raise DisconnectedError
         fds = array.array("i")
         for _, _, content in ancillary:
             fds.frombytes(content)

@@ -205,7 +205,7 @@ WRONG_SIZES = [
     (kind.name, change)
     for kind in FRONT_END
     for change in (-1, 1, 8)
-    if not (kind.request.name == "bytes")
+    if kind.request.name != "bytes"
     and not (kind.request.name == "nothing" and change < 0)
     and not (kind.request.name == "memory regions" and change > 0)
 ]
