@@ -10,10 +10,12 @@
 //! then checked. A broken rule is a [`fault::Fault`] that names the clause of
 //! the standard; it costs the driver its device, never this process.
 
+pub mod bench;
 pub mod block;
 pub mod chain;
 pub mod counters;
 pub mod fault;
+pub mod loopback;
 pub mod memory;
 pub mod notify;
 pub mod ring;

@@ -12,6 +12,8 @@ mod mapping;
 mod quiesce;
 mod sigbus;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 
 pub use error::{AccessError, Error};
 pub use guest::{GuestMemory, RegionRequest};

@@ -1,9 +1,14 @@
 //! The device's end of a virtqueue, whatever its layout.
 
 mod split;
+mod split_driver;
 mod split_layout;
+mod split_walk;
+#[cfg(test)]
+mod tests;
 
 pub use split::SplitRing;
+pub use split_driver::{Buffer, SplitDriver, Used};
 
 use crate::chain::{Batch, Token};
 use crate::fault::Fault;

@@ -66,6 +66,31 @@ impl Descriptor {
         Self::from_words(value as u64, (value >> 64) as u64)
     }
 
+    #[inline]
+    pub(super) fn to_bytes(self) -> [u8; 16] {
+        let rest = u64::from(self.len) | u64::from(self.flags) << 32 | u64::from(self.next) << 48;
+        (u128::from(self.addr) | u128::from(rest) << 64).to_le_bytes()
+    }
+
+    /// Stores a descriptor into a table.
+    ///
+    /// # Safety
+    /// `host` is valid for writes of 16 bytes and aligned to 8.
+    #[inline]
+    unsafe fn write(&self, host: *mut u8) {
+        let value = u128::from_ne_bytes(self.to_bytes());
+        let words: *mut u64 = host.cast();
+        // SAFETY: as the caller promises. Atomic: the device may read it.
+        let (first, second) = unsafe { (AtomicU64::from_ptr(words), AtomicU64::from_ptr(words.add(1))) };
+        let halves = if cfg!(target_endian = "little") {
+            (value as u64, (value >> 64) as u64)
+        } else {
+            ((value >> 64) as u64, value as u64)
+        };
+        first.store(halves.0, Ordering::Relaxed);
+        second.store(halves.1, Ordering::Relaxed);
+    }
+
     /// Copies a descriptor out of guest memory.
     ///
     /// # Safety
@@ -175,8 +200,8 @@ impl Parts {
     }
 
     #[inline]
-    pub(super) fn used_idx(&self) -> u16 {
-        u16::from_le(self.u16_at(self.used, 2).load(Ordering::Relaxed))
+    pub(super) fn used_idx(&self, order: Ordering) -> u16 {
+        u16::from_le(self.u16_at(self.used, 2).load(order))
     }
 
     #[inline]
@@ -187,15 +212,20 @@ impl Parts {
     /// `slot` is less than the size.
     #[inline]
     pub(super) fn set_used_entry(&self, slot: u16, id: u32, len: u32) {
+        let words = self.used_words(slot);
+        words.0.store(id.to_le(), Ordering::Relaxed);
+        words.1.store(len.to_le(), Ordering::Relaxed);
+    }
+
+    #[inline]
+    fn used_words(&self, slot: u16) -> (&AtomicU32, &AtomicU32) {
         debug_assert!(u32::from(slot) < self.size);
         let offset = 4 + USED_ENTRY_SIZE as usize * usize::from(slot);
         // SAFETY: in the used ring; an entry is aligned to 4.
-        let (first, second) = unsafe {
+        unsafe {
             let entry: *mut u32 = self.used.add(offset).cast();
             (AtomicU32::from_ptr(entry), AtomicU32::from_ptr(entry.add(1)))
-        };
-        first.store(id.to_le(), Ordering::Relaxed);
-        second.store(len.to_le(), Ordering::Relaxed);
+        }
     }
 
     #[inline]
@@ -203,6 +233,66 @@ impl Parts {
         let offset = 4 + USED_ENTRY_SIZE as usize * self.size as usize;
         self.u16_at(self.used, offset)
             .store(index.to_le(), Ordering::Relaxed);
+    }
+
+    /// `index` is less than the size.
+    #[inline]
+    pub(super) fn set_descriptor(&self, index: u16, descriptor: &Descriptor) {
+        debug_assert!(u32::from(index) < self.size);
+        // SAFETY: in the table.
+        unsafe {
+            descriptor.write(
+                self.descriptors
+                    .add(usize::from(index) * DESCRIPTOR_SIZE as usize),
+            )
+        }
+    }
+
+    #[inline]
+    pub(super) fn set_available_flags(&self, flags: u16) {
+        self.u16_at(self.available, 0)
+            .store(flags.to_le(), Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(super) fn set_available_idx(&self, index: u16, order: Ordering) {
+        self.u16_at(self.available, 2).store(index.to_le(), order);
+    }
+
+    /// `slot` is less than the size.
+    #[inline]
+    pub(super) fn set_available_entry(&self, slot: u16, head: u16) {
+        debug_assert!(u32::from(slot) < self.size);
+        self.u16_at(self.available, 4 + 2 * usize::from(slot))
+            .store(head.to_le(), Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(super) fn set_used_event(&self, index: u16) {
+        let offset = 4 + 2 * self.size as usize;
+        self.u16_at(self.available, offset)
+            .store(index.to_le(), Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(super) fn used_flags(&self) -> u16 {
+        u16::from_le(self.u16_at(self.used, 0).load(Ordering::Relaxed))
+    }
+
+    /// Id and length; `slot` is less than the size.
+    #[inline]
+    pub(super) fn used_entry(&self, slot: u16) -> (u32, u32) {
+        let (id, len) = self.used_words(slot);
+        (
+            u32::from_le(id.load(Ordering::Relaxed)),
+            u32::from_le(len.load(Ordering::Relaxed)),
+        )
+    }
+
+    #[inline]
+    pub(super) fn avail_event(&self) -> u16 {
+        let offset = 4 + USED_ENTRY_SIZE as usize * self.size as usize;
+        u16::from_le(self.u16_at(self.used, offset).load(Ordering::Relaxed))
     }
 
     /// Guest addresses of what the device writes, for the dirty log.

@@ -60,7 +60,10 @@ impl Engine {
 
     /// Serves until told to stop, or until a fault. `ended` is called when all is over.
     pub(super) fn run(mut self, ended: impl FnOnce(Stopped)) {
-        let served = self.serve();
+        // Zeros in the place of truncated memory look like broken rules: name the cause.
+        let served = self
+            .serve()
+            .map_err(|fault| self.truncation().err().unwrap_or(fault));
         let deadline = match &served {
             Ok(()) => lock(&self.run.deadline).unwrap_or_else(Instant::now),
             Err(_) => Instant::now() + FAULT_PATIENCE,
@@ -129,6 +132,11 @@ impl Engine {
             self.revision = Some(revision);
         }
         self.move_on();
+        self.truncation()
+    }
+
+    /// A fault if memory that the queue uses was truncated by its owner.
+    fn truncation(&mut self) -> Result<(), Fault> {
         if let Some(region) = self.reader.snapshot().truncated(&mut self.truncations) {
             let detail = format!(
                 "the file of the region at {:#x} was truncated",

@@ -6,6 +6,8 @@
 
 mod engine;
 mod handler;
+#[cfg(test)]
+mod tests;
 mod window;
 
 pub use handler::{Completions, Handler};

@@ -1,0 +1,147 @@
+//! What the engine itself costs, in time per chain.
+
+use crate::chain::Batch;
+use crate::fault::{Fault, Rule};
+use crate::loopback::Loopback;
+use crate::memory::Space;
+use crate::ring::{Buffer, DeviceRing, Ring, SplitDriver};
+use std::time::{Duration, Instant};
+
+/// What to run.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Chains in all (rounded up to whole batches).
+    pub chains: u64,
+    /// Chains made available, taken and completed at once.
+    pub batch: usize,
+    /// Queue size; at least the batch times the descriptors.
+    pub size: u32,
+    /// Descriptors in each chain, half of them (rounded down) device-writable.
+    pub descriptors: usize,
+    /// Put them in an indirect table.
+    pub indirect: bool,
+    /// Negotiated features.
+    pub features: u64,
+}
+
+/// Length of each buffer.
+const LENGTH: u32 = 512;
+
+fn failed(error: impl std::fmt::Display) -> Fault {
+    Fault::new(Rule::Device, error.to_string())
+}
+
+struct Bench {
+    shape: Shape,
+    rig: Loopback,
+    driver: SplitDriver,
+    readable: Vec<Buffer>,
+    writable: Vec<Buffer>,
+}
+
+impl Bench {
+    fn new(shape: Shape) -> Result<Self, Fault> {
+        let slots = if shape.indirect { 1 } else { shape.descriptors };
+        if shape.batch == 0 || shape.descriptors == 0 || shape.batch * slots > shape.size as usize {
+            return Err(failed("the ring has no room for such a batch"));
+        }
+        let tables = u64::from(shape.size) * 16 * shape.descriptors as u64;
+        let buffers = u64::from(LENGTH) * shape.descriptors as u64;
+        let rig = Loopback::new(shape.size, shape.features, tables + buffers).map_err(failed)?;
+        let driver = SplitDriver::new(&rig.config, rig.memory.snapshot())?;
+        let all: Vec<Buffer> = (0..shape.descriptors as u64)
+            .map(|i| Buffer {
+                address: rig.buffers + tables + i * u64::from(LENGTH),
+                len: LENGTH,
+            })
+            .collect();
+        let (readable, writable) = all.split_at(shape.descriptors - shape.descriptors / 2);
+        let (readable, writable) = (readable.to_vec(), writable.to_vec());
+        Ok(Self {
+            shape,
+            rig,
+            driver,
+            readable,
+            writable,
+        })
+    }
+
+    fn add(&mut self, index: usize) -> Result<(), Fault> {
+        let added = if self.shape.indirect {
+            let table = self.rig.buffers + (index * 16 * self.shape.descriptors) as u64;
+            self.driver.add_indirect(table, &self.readable, &self.writable)
+        } else {
+            self.driver.add(&self.readable, &self.writable)
+        };
+        added.map(|_| ()).ok_or_else(|| failed("the ring is full"))
+    }
+}
+
+/// Both ends on this thread: add, publish, take, walk, complete, publish, reap. Returns the
+/// time for all and the number of chains.
+pub fn both_ends(shape: Shape) -> Result<(Duration, u64), Fault> {
+    let mut bench = Bench::new(shape)?;
+    let memory = bench.rig.memory.snapshot();
+    let mut device = Ring::new(&bench.rig.config).map_err(failed)?;
+    let mut batch = Batch::default();
+    batch.attach(&memory);
+    let mut chains = 0;
+    let start = Instant::now();
+    while chains < shape.chains {
+        for index in 0..shape.batch {
+            bench.add(index)?;
+        }
+        bench.driver.publish();
+        chains += serve(&mut device, &memory, &mut batch, shape.batch)?;
+        bench.driver.reap(shape.batch, |_| {})?;
+    }
+    Ok((start.elapsed(), chains))
+}
+
+/// The device's end alone: the descriptors stay as they are, and the driver only moves `avail.idx`.
+pub fn device_end(shape: Shape) -> Result<(Duration, u64), Fault> {
+    let mut bench = Bench::new(shape)?;
+    let memory = bench.rig.memory.snapshot();
+    let mut device = Ring::new(&bench.rig.config).map_err(failed)?;
+    let mut batch = Batch::default();
+    batch.attach(&memory);
+    // Chains everywhere in the ring, once; then the same ones over and over.
+    let slots = if shape.indirect { 1 } else { shape.descriptors };
+    let room = shape.size as usize / slots;
+    for index in 0..room {
+        bench.add(index)?;
+    }
+    let mut entry = [0; 2];
+    for index in 0..u64::from(shape.size) {
+        // Where fewer chains fit than there are entries, they are repeated.
+        let from = bench.rig.config.available + 4 + 2 * (index % room as u64);
+        memory.read(Space::Guest, from, &mut entry)?;
+        memory.write(Space::Guest, bench.rig.config.available + 4 + 2 * index, &entry)?;
+    }
+    let index = memory.contiguous(Space::Guest, bench.rig.config.available + 2, 2, true)?;
+    // SAFETY: in the available ring, which `memory` keeps; aligned to 2.
+    let index = unsafe { std::sync::atomic::AtomicU16::from_ptr(index.host.cast()) };
+    let (mut chains, mut available) = (0, 0u16);
+    let start = Instant::now();
+    while chains < shape.chains {
+        available = available.wrapping_add(shape.batch as u16);
+        index.store(available.to_le(), std::sync::atomic::Ordering::Release);
+        chains += serve(&mut device, &memory, &mut batch, shape.batch)?;
+    }
+    Ok((start.elapsed(), chains))
+}
+
+fn serve(
+    device: &mut Ring,
+    memory: &crate::memory::Snapshot,
+    batch: &mut Batch,
+    max: usize,
+) -> Result<u64, Fault> {
+    batch.clear();
+    let taken = device.take(memory, batch, max)?;
+    for chain in batch.iter() {
+        device.complete(memory, chain.token, chain.writable_len as u32)?;
+    }
+    device.publish(memory)?;
+    Ok(taken as u64)
+}

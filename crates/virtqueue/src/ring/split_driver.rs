@@ -1,0 +1,271 @@
+//! The driver's end of a split virtqueue (VIRTIO 1.4, 2.7.13 and 2.7.14).
+
+use super::split_layout::{self as layout, Descriptor, Parts};
+use super::{Config, ConfigError, SplitRing, feature};
+use crate::fault::{Fault, Rule};
+use crate::memory::{Snapshot, Space};
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+/// A buffer in guest memory that is offered to the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buffer {
+    /// Guest physical address.
+    pub address: u64,
+    /// Length in bytes.
+    pub len: u32,
+}
+
+/// A chain that the device has used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Used {
+    /// The head, as `add` returned it.
+    pub head: u16,
+    /// Bytes that the device says it has written.
+    pub len: u32,
+}
+
+/// The driver's end of a split virtqueue.
+///
+/// It trusts the device no more than the device trusts it: which descriptors are free, and how
+/// chains hang together, it keeps to itself.
+#[derive(Debug)]
+pub struct SplitDriver {
+    /// Keeps the ring mapped.
+    memory: Arc<Snapshot>,
+    parts: Parts,
+    size: u16,
+    mask: u16,
+    event_idx: bool,
+    indirect: bool,
+    /// For each free descriptor the next free one; for each head its chain's last descriptor.
+    link: Box<[u16]>,
+    /// For each head the number of its chain's descriptors; 0 where no chain is out.
+    count: Box<[u16]>,
+    free: u16,
+    free_head: u16,
+    next: u16,
+    published: u16,
+    seen: u16,
+}
+
+impl SplitDriver {
+    /// Takes possession of the ring in `memory`, which should be zero: both ends start at 0.
+    pub fn new(config: &Config, memory: Arc<Snapshot>) -> Result<Self, Fault> {
+        let refuse = |error: ConfigError| Fault::new(Rule::Alignment, error.to_string());
+        // The same checks as at the other end.
+        SplitRing::new(config).map_err(refuse)?;
+        let event_idx = config.features & feature::EVENT_IDX != 0;
+        let size = config.size;
+        let part = |address, length, write| memory.contiguous(config.space, address, length, write);
+        let descriptors = part(config.descriptors, layout::descriptors_size(size), true)?;
+        let available = part(config.available, layout::available_size(size, event_idx), true)?;
+        let used = part(config.used, layout::used_size(size, event_idx), false)?;
+        for (host, align) in [(descriptors.host, 8), (available.host, 2), (used.host, 4)] {
+            if host as usize % align != 0 {
+                return Err(Fault::new(Rule::Alignment, "ring is misaligned in host memory"));
+            }
+        }
+        // SAFETY: resolved with these sizes and alignments in `memory`, which is kept.
+        let parts = unsafe { Parts::new(size, descriptors.host, available.host, used.host, used.guest) };
+        Ok(Self {
+            memory,
+            parts,
+            size: size as u16,
+            mask: (size - 1) as u16,
+            event_idx,
+            indirect: config.features & feature::INDIRECT_DESC != 0,
+            link: (1..=size).map(|next| next as u16).collect(),
+            count: vec![0; size as usize].into_boxed_slice(),
+            free: size as u16,
+            free_head: 0,
+            next: 0,
+            published: 0,
+            seen: 0,
+        })
+    }
+
+    /// Descriptors that are free.
+    pub fn free(&self) -> u16 {
+        self.free
+    }
+
+    /// Chains that the device has not returned.
+    pub fn outstanding(&self) -> u16 {
+        // Each chain made available is returned once, in either order.
+        self.next.wrapping_sub(self.seen)
+    }
+
+    /// Makes a chain of descriptors out of device-readable and device-writable buffers. `None` when
+    /// there is no buffer or not enough room. The device sees it after `publish`.
+    #[inline]
+    pub fn add(&mut self, readable: &[Buffer], writable: &[Buffer]) -> Option<u16> {
+        let total = readable.len() + writable.len();
+        if total == 0 || total > usize::from(self.free) {
+            return None;
+        }
+        let head = self.free_head;
+        let mut index = head;
+        let mut last = head;
+        let buffers = readable
+            .iter()
+            .map(|b| (b, 0))
+            .chain(writable.iter().map(|b| (b, layout::WRITE)));
+        for (position, (buffer, flags)) in buffers.enumerate() {
+            let next = self.link[usize::from(index)];
+            let more = if position + 1 < total { layout::NEXT } else { 0 };
+            let descriptor = Descriptor {
+                addr: buffer.address,
+                len: buffer.len,
+                flags: flags | more,
+                next,
+            };
+            self.parts.set_descriptor(index, &descriptor);
+            last = index;
+            index = next;
+        }
+        self.offer(head, last, index, total as u16);
+        Some(head)
+    }
+
+    /// The same with all descriptors in a table at guest address `table`, which is the caller's until
+    /// the chain is returned: one descriptor of the ring, 16 bytes of the table for each buffer.
+    pub fn add_indirect(&mut self, table: u64, readable: &[Buffer], writable: &[Buffer]) -> Option<u16> {
+        let total = readable.len() + writable.len();
+        if !self.indirect || total == 0 || total > usize::from(self.size) || self.free == 0 {
+            return None;
+        }
+        let buffers = readable
+            .iter()
+            .map(|b| (b, 0))
+            .chain(writable.iter().map(|b| (b, layout::WRITE)));
+        for (position, (buffer, flags)) in buffers.enumerate() {
+            let (flags, next) = if position + 1 < total {
+                (flags | layout::NEXT, position as u16 + 1)
+            } else {
+                (flags, 0)
+            };
+            let entry = Descriptor {
+                addr: buffer.address,
+                len: buffer.len,
+                flags,
+                next,
+            };
+            let at = table.checked_add(position as u64 * u64::from(layout::DESCRIPTOR_SIZE))?;
+            self.memory.write(Space::Guest, at, &entry.to_bytes()).ok()?;
+        }
+        let head = self.free_head;
+        let next = self.link[usize::from(head)];
+        let len = total as u32 * layout::DESCRIPTOR_SIZE;
+        let descriptor = Descriptor {
+            addr: table,
+            len,
+            flags: layout::INDIRECT,
+            next: 0,
+        };
+        self.parts.set_descriptor(head, &descriptor);
+        self.offer(head, head, next, 1);
+        Some(head)
+    }
+
+    /// Puts a chain into the available ring and takes its descriptors off the free list.
+    #[inline]
+    fn offer(&mut self, head: u16, last: u16, free_head: u16, count: u16) {
+        self.link[usize::from(head)] = if last == head {
+            head
+        } else {
+            self.link[usize::from(head)]
+        };
+        self.count[usize::from(head)] = count;
+        self.free -= count;
+        self.free_head = free_head;
+        self.parts.set_available_entry(self.next & self.mask, head);
+        self.next = self.next.wrapping_add(1);
+    }
+
+    /// Shows the device all chains added; true if it wants a kick.
+    #[inline]
+    pub fn publish(&mut self) -> bool {
+        let (old, new) = (self.published, self.next);
+        if old == new {
+            return false;
+        }
+        // Release: pairs with the device's acquire of `avail.idx`.
+        self.parts.set_available_idx(new, Ordering::Release);
+        self.published = new;
+        // Pairs with the fence of the device's `arm`.
+        fence(Ordering::SeqCst);
+        if self.event_idx {
+            layout::passed(self.parts.avail_event(), old, new)
+        } else {
+            self.parts.used_flags() & layout::NO_NOTIFY == 0
+        }
+    }
+
+    /// Takes back up to `max` chains that the device has used; `each` gets them in that order.
+    #[inline]
+    pub fn reap(&mut self, max: usize, mut each: impl FnMut(Used)) -> Result<usize, Fault> {
+        // Acquire: pairs with the device's release of `used.idx`.
+        let ready = self.parts.used_idx(Ordering::Acquire).wrapping_sub(self.seen);
+        if ready > self.outstanding() {
+            let detail = format!(
+                "used idx is ahead by {ready}, {} chains are out",
+                self.outstanding()
+            );
+            return Err(Fault::new(Rule::Device, detail));
+        }
+        let wanted = usize::from(ready).min(max);
+        for _ in 0..wanted {
+            let (id, len) = self.parts.used_entry(self.seen & self.mask);
+            let head = self.take_back(id)?;
+            self.seen = self.seen.wrapping_add(1);
+            each(Used { head, len });
+        }
+        Ok(wanted)
+    }
+
+    /// Frees the descriptors of a chain that was out.
+    #[inline]
+    fn take_back(&mut self, id: u32) -> Result<u16, Fault> {
+        let count = self.count.get(id as usize).copied().unwrap_or(0);
+        if count == 0 {
+            return Err(Fault::new(
+                Rule::Device,
+                format!("used id {id} is not a chain that is out"),
+            ));
+        }
+        let head = id as u16;
+        let mut last = head;
+        for _ in 1..count {
+            last = self.link[usize::from(last)];
+        }
+        self.link[usize::from(last)] = self.free_head;
+        self.count[usize::from(head)] = 0;
+        self.free_head = head;
+        self.free += count;
+        Ok(head)
+    }
+
+    /// Asks for a notification when the next chain is used, then looks again: true if
+    /// some have been used already.
+    pub fn arm(&mut self) -> bool {
+        if self.event_idx {
+            self.parts.set_used_event(self.seen);
+        } else {
+            self.parts.set_available_flags(0);
+        }
+        // Pairs with the fence in the device's `publish`.
+        fence(Ordering::SeqCst);
+        self.parts.used_idx(Ordering::Relaxed) != self.seen
+    }
+
+    /// Tells the device that notifications are not needed.
+    pub fn disarm(&mut self) {
+        if self.event_idx {
+            // An index that was just passed: it comes again after 65536 chains.
+            self.parts.set_used_event(self.seen.wrapping_sub(1));
+        } else {
+            self.parts.set_available_flags(layout::NO_INTERRUPT);
+        }
+    }
+}
