@@ -13,10 +13,14 @@ from virtio.vm.guest import Monitor
 from virtio.vm.kinds import KINDS
 from virtio.vm.terminal import interact
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
 
 
 def vm(
+    python: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODULE:CLASS", help="A device written in Python; also FILE.py:CLASS."),
+    ] = None,
     run: Annotated[
         str | None,
         typer.Option(metavar="COMMAND", help="Run this instead of a shell; its status becomes ours."),
@@ -44,6 +48,10 @@ def vm(
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGHUP, _end)
     devices = [KINDS[name].make(text) for name in KINDS for text in _values(wanted[name])]
+    if python:
+        from virtio.cli.author import make
+
+        devices += [make(target, ()) for target in python]
     try:
         with boot(
             devices,
@@ -101,6 +109,7 @@ def _with_kinds() -> inspect.Signature:
     )
 
 
-vm.__signature__ = _with_kinds()  # type: ignore[attr-defined]
-vm.__annotations__ = {parameter.name: parameter.annotation for parameter in _with_kinds().parameters.values()}
+_signature = _with_kinds()
+vm.__signature__ = _signature  # type: ignore[attr-defined]
+vm.__annotations__ = {name: parameter.annotation for name, parameter in _signature.parameters.items()}
 app.command()(vm)
