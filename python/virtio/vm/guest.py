@@ -82,11 +82,9 @@ class Guest:
             )
         else:
             found, base = qemu_kernel(kernel), qemu.BASE_MODULES
-            program = shutil.which(qemu.PROGRAM)
-            if program is None:
-                raise ConfigurationError(f"no {qemu.PROGRAM} here: apt-get install qemu-system-x86")
+            program = qemu.qemu_program()
             command = qemu.command(
-                found, image, attachments, memory=memory or 256, cpus=cpus, program=Path(program)
+                found, image, attachments, memory=memory or 256, cpus=cpus, program=program
             )
         # A driver that is not a module here is taken to be built in; if it is not, its device is not found.
         wanted = [name for name in base if name in found.modules]

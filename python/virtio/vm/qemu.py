@@ -3,6 +3,7 @@
 import functools
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,14 @@ from virtio.vm.kernel import Kernel
 
 PROGRAM = "qemu-system-x86_64"
 BASE_MODULES = ("virtio_pci",)
+
+
+def qemu_program() -> Path:
+    """Return QEMU, as found on the path."""
+    found = shutil.which(PROGRAM)
+    if found is None:
+        raise ConfigurationError(f"no {PROGRAM} here: apt-get install qemu-system-x86")
+    return Path(found)
 
 
 def command(
