@@ -1,42 +1,23 @@
 """Guests without devices: what a command's result is, and that nothing is left of them."""
 
-import os
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from virtio.errors import ConfigurationError
-from virtio.vm import Guest, GuestError, Monitor
-from virtio.vm.kernel import qemu_kernel, uml_kernel
+from virtio.vm import Attachment, Guest, GuestError, Monitor
+
+Needs = Callable[[Monitor], None]
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(120)]
 
 
-def needs(monitor: Monitor) -> None:
-    try:
-        uml_kernel() if monitor == "uml" else qemu_kernel()
-    except ConfigurationError as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture(scope="module", params=["uml", "qemu"])
-def guest(request: pytest.FixtureRequest) -> Iterator[Guest]:
-    needs(request.param)
-    with Guest(monitor=request.param, programs=["debugfs"], timeout=100) as guest:
+@pytest.fixture(scope="module")
+def guest(monitor: Monitor) -> Iterator[Guest]:
+    with Guest(monitor=monitor, programs=["debugfs"], timeout=100) as guest:
         yield guest
-
-
-def processes_with(text: str) -> list[int]:
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            if text.encode() in (entry / "cmdline").read_bytes():
-                found.append(int(entry.name))
-        except OSError:
-            continue
-    return [pid for pid in found if pid != os.getpid()]
 
 
 def test_output_and_status_are_the_commands(guest: Guest) -> None:
@@ -72,47 +53,34 @@ def test_a_failed_check_shows_the_output(guest: Guest) -> None:
     assert caught.value.console == "because"
 
 
-def test_a_command_that_takes_too_long_is_an_error() -> None:
+def test_a_command_that_takes_too_long_is_an_error(needs: Needs) -> None:
     needs("uml")
     with Guest(monitor="uml", timeout=60) as guest, pytest.raises(GuestError, match="did not answer"):
         guest.run("sleep 30", timeout=0.3)
 
 
-@pytest.mark.parametrize("monitor", ["uml", "qemu"])
-def test_a_killed_guest_leaves_nothing(
-    monitor: Monitor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    needs(monitor)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    shared_memory = set(Path("/dev/shm").iterdir())
+def test_a_killed_guest_leaves_nothing(monitor: Monitor, traces: Any) -> None:
     guest = Guest(monitor=monitor, timeout=60)
-    assert processes_with(str(tmp_path))
+    assert traces.processes
     guest.kill()
-    deadline = time.monotonic() + 5
-    while processes_with(str(tmp_path)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert processes_with(str(tmp_path)) == []
-    assert list(tmp_path.iterdir()) == []
-    assert set(Path("/dev/shm").iterdir()) <= shared_memory
+    traces.check()
     with pytest.raises(ConfigurationError, match="closed"):
         guest.run("true")
 
 
-def test_uml_has_one_cpu() -> None:
+def test_uml_has_one_cpu(needs: Needs) -> None:
     needs("uml")
     with pytest.raises(ConfigurationError, match="one CPU"):
         Guest(monitor="uml", cpus=2)
 
 
-def test_a_missing_program_is_named() -> None:
+def test_a_missing_program_is_named(needs: Needs) -> None:
     needs("uml")
     with pytest.raises(ConfigurationError, match="no program no-such-program"):
         Guest(monitor="uml", programs=["no-such-program"])
 
 
-def test_a_device_that_does_not_answer_ends_the_boot(tmp_path: Path) -> None:
+def test_a_device_that_does_not_answer_ends_the_boot(needs: Needs, tmp_path: Path) -> None:
     needs("qemu")
-    from virtio.vm import Attachment
-
     with pytest.raises(GuestError, match=r"ended before it was done(.|\n)*No such file"):
         Guest([Attachment(2, tmp_path / "nobody.sock")], monitor="qemu", timeout=30)

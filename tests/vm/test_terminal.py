@@ -6,12 +6,11 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from virtio.errors import ConfigurationError
-from virtio.vm.kernel import uml_kernel
+from virtio.vm import Monitor
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(60)]
 
@@ -56,11 +55,8 @@ class Person:
 
 
 @pytest.fixture
-def person() -> Iterator[Person]:
-    try:
-        uml_kernel()
-    except ConfigurationError as error:
-        pytest.skip(str(error))
+def person(needs: Callable[[Monitor], None]) -> Iterator[Person]:
+    needs("uml")
     person = Person()
     yield person
     person.close()
