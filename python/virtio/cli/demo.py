@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.status import Status
 from rich.table import Table
 
@@ -83,7 +84,7 @@ def demo(
             raise
         else:
             console.print()
-            console.print(_table(outcome))
+            _show(console, outcome)
         console.print()
     if vmm is None:
         for line in lacking:
@@ -93,27 +94,41 @@ def demo(
     console.print("All data verified. Next: [bold]virtio vm --block IMAGE[/], or write a device: docs/\n")
 
 
-def _table(outcome: Outcome) -> Table:
-    table = Table(title_justify="left", pad_edge=False, box=None, padding=(0, 2), header_style="dim")
+def _show(console: Console, outcome: Outcome) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="dim")
     table.add_column("  device")
-    table.add_column("features negotiated", max_width=46)
-    for column in ("requests", "to guest", "from guest", "kicks\nper request", "interrupts\nper request"):
-        table.add_column(column, justify="right")
+    heads = (
+        "requests",
+        "to guest",
+        "from guest",
+        "write\nMB/s",
+        "read\nMB/s",
+        "kicks per\nrequest",
+        "interrupts\nper request",
+    )
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
     for traffic in outcome.traffic:
         table.add_row(
             f"  {traffic.device}",
-            " ".join(_short(name) for name in traffic.features),
             f"{traffic.requests:,}",
             _bytes(traffic.bytes_to_driver),
             _bytes(traffic.bytes_from_driver),
+            *_rates(outcome, traffic),
             _per_request(traffic.kicks, traffic),
             _per_request(traffic.interrupts, traffic),
         )
-    table.caption = (
-        f"  ext4 wrote {outcome.write_rate / 1e6:.0f} MB/s and read {outcome.read_rate / 1e6:.0f} MB/s"
-    )
-    table.caption_justify = "left"
-    return table
+    console.print(table)
+    console.print()
+    for traffic in outcome.traffic:
+        names = ", ".join(_short(name) for name in traffic.features)
+        console.print(Padding(f"[dim]{traffic.device} negotiated[/] {names}", (0, 2)))
+
+
+def _rates(outcome: Outcome, traffic: Traffic) -> tuple[str, str]:
+    if traffic.device != "block":
+        return "", ""
+    return f"{outcome.write_rate / 1e6:.0f}", f"{outcome.read_rate / 1e6:.0f}"
 
 
 def _short(name: str) -> str:

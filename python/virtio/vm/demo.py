@@ -78,8 +78,8 @@ def demonstrate(monitor: Monitor, report: Report, *, kernel: Path | None = None)
             file.truncate(DISK_SIZE)
         disk = BlockDevice(image, name="block", serial="pyvirtio-demo")
         devices: list[Device] = [disk]
-        # Each monitor gets what it can attach and has a driver for: none for entropy in UML's kernel, and QEMU
-        # before 11.1 no vhost-user console.
+        # Each gets what it can attach and has a driver for: UML's kernel has none for entropy, and QEMU before
+        # 11.1 cannot attach a console.
         console = ConsoleDevice(heard.put, name="console") if monitor == "uml" else None
         devices.append(console if console is not None else EntropyDevice(name="entropy"))
         try:
@@ -104,7 +104,9 @@ def demonstrate(monitor: Monitor, report: Report, *, kernel: Path | None = None)
 
 def _talk(guest: Guest, console: ConsoleDevice, heard: "queue.SimpleQueue[bytes]", report: Report) -> None:
     report.begin("Talking over the console")
-    guest.check("stty -F /dev/hvc0 raw -echo; echo 'hello, host' >/dev/hvc0")
+    # Somebody has to keep it open, since the last to close it resets its modes.
+    guest.check("exec 3<>/dev/hvc0; stty raw -echo <&3; sleep 1000 <&3 >/dev/null 2>&1 &")
+    guest.check("echo 'hello, host' >/dev/hvc0")
     said = b""
     while not said.endswith(b"\n"):
         try:
