@@ -118,7 +118,7 @@ def drive(peer: Peer, memory: GuestMemory) -> Iterator[tuple[Guest, Driver]]:
 def test_a_driver_reads_what_it_wrote(kind: type[Peer], disk: Disk, tmp_path: Path) -> None:
     path = tmp_path / "disk.sock"
     with (
-        virtio.start(disk, f"vhost-user:{path}"),
+        virtio.start(disk, f"vhost-user:{path}?notifications=in-band"),
         FrontEnd.connect(path) as front_end,
         GuestMemory(guest_address=0x4000_0000) as memory,
     ):
@@ -139,7 +139,7 @@ def test_a_second_driver_starts_afresh(kind: type[Peer], disk: Disk, tmp_path: P
     """Firmware first, then the kernel: other features, a new ring elsewhere, index 0."""
     path = tmp_path / "disk.sock"
     with (
-        virtio.start(disk, f"vhost-user:{path}"),
+        virtio.start(disk, f"vhost-user:{path}?notifications=in-band"),
         FrontEnd.connect(path) as front_end,
         GuestMemory() as memory,
     ):
@@ -161,7 +161,7 @@ def test_a_driver_goes_on_after_a_pause(disk: Disk, tmp_path: Path) -> None:
     """The machine is stopped and continued: same ring, from the base that it was stopped at."""
     path = tmp_path / "disk.sock"
     with (
-        virtio.start(disk, f"vhost-user:{path}"),
+        virtio.start(disk, f"vhost-user:{path}?notifications=in-band"),
         FrontEnd.connect(path) as front_end,
         GuestMemory() as memory,
     ):
@@ -180,7 +180,7 @@ def test_a_request_that_waits_while_the_rings_are_stopped_is_done_later(disk: Di
     """Its kick was consumed before; the ring is looked at when it starts."""
     path = tmp_path / "disk.sock"
     with (
-        virtio.start(disk, f"vhost-user:{path}"),
+        virtio.start(disk, f"vhost-user:{path}?notifications=in-band"),
         FrontEnd.connect(path) as front_end,
         GuestMemory() as memory,
     ):
@@ -206,7 +206,7 @@ def test_a_request_that_waits_while_the_rings_are_stopped_is_done_later(disk: Di
 def test_the_guest_may_be_killed_and_another_come(disk: Disk, tmp_path: Path) -> None:
     path = tmp_path / "disk.sock"
     data = os.urandom(512)
-    with virtio.start(disk, f"vhost-user:{path}") as server:
+    with virtio.start(disk, f"vhost-user:{path}?notifications=in-band") as server:
         for life in range(5):
             with FrontEnd.connect(path) as front_end, GuestMemory() as memory:
                 peer = Uml(front_end)
@@ -223,7 +223,7 @@ def test_the_guest_may_be_killed_and_another_come(disk: Disk, tmp_path: Path) ->
 def test_a_disk_that_grows_is_announced(kind: type[Peer], disk: Disk, tmp_path: Path) -> None:
     path = tmp_path / "disk.sock"
     with (
-        virtio.start(disk, f"vhost-user:{path}"),
+        virtio.start(disk, f"vhost-user:{path}?notifications=in-band"),
         FrontEnd.connect(path) as front_end,
         GuestMemory() as memory,
     ):

@@ -7,6 +7,8 @@
 ``vhost-user:systemd``    use the socket that systemd passed in (``=NAME`` if there are several)
 ========================  ================================================================
 
+``?notifications=in-band`` behind any of them offers kicks and calls by messages, for simulations.
+
 Other packages add transports by entry points in the group ``virtio.transports``: the name is the scheme, the
 object is called with a device and the rest of the address, and returns a
 :class:`~virtio.transport.interface.Server`.

@@ -24,12 +24,15 @@ PROTOCOL_FEATURES = sum(
         _P.BACKEND_REQ,
         _P.CONFIG,
         _P.RESET_DEVICE,
-        _P.INBAND_NOTIFICATIONS,
         _P.CONFIGURE_MEM_SLOTS,
         _P.STATUS,
     )
 )
-"""The protocol features that we have."""
+"""The protocol features that are offered unless told otherwise."""
+
+IN_BAND = _P.INBAND_NOTIFICATIONS.mask
+"""Offered on request only: UML prefers messages to descriptors when it may, and each request then waits for this
+process to read two of them (a sixth of the requests per second)."""
 
 CARRIED_FEATURES = (
     (1 << 24) - 1  # those of device types; 41 and 42 are not for here

@@ -109,7 +109,14 @@ class Outbox:
 class Connection:
     """One front end, from its connection to its end."""
 
-    def __init__(self, front_end: socket.socket, device: DeviceEnd, memory: GuestMemory, name: str) -> None:
+    def __init__(
+        self,
+        front_end: socket.socket,
+        device: DeviceEnd,
+        memory: GuestMemory,
+        name: str,
+        protocol_features: int,
+    ) -> None:
         """Take over the socket and attach the device."""
         self._name = name
         self._socket = front_end
@@ -121,7 +128,9 @@ class Connection:
         self._selector = selectors.DefaultSelector()
         self._mailbox = Mailbox()
         try:
-            self._session = Session(device, memory, self._mailbox.post, name=name)
+            self._session = Session(
+                device, memory, self._mailbox.post, name=name, protocol_features=protocol_features
+            )
         except BaseException:
             self._mailbox.close()
             self._selector.close()

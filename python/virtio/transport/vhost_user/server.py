@@ -16,6 +16,7 @@ from typing import Self
 from virtio._native import Memory
 from virtio.errors import Error
 from virtio.transport.interface import DeviceEnd
+from virtio.transport.vhost_user.backend import PROTOCOL_FEATURES
 from virtio.transport.vhost_user.connection import Connection
 from virtio.transport.vhost_user.listener import Listener
 
@@ -27,9 +28,12 @@ _RETRY_SECONDS = 0.5
 class VhostUserServer:
     """A device at an address."""
 
-    def __init__(self, device: DeviceEnd, listener: Listener) -> None:
+    def __init__(
+        self, device: DeviceEnd, listener: Listener, *, protocol_features: int = PROTOCOL_FEATURES
+    ) -> None:
         """Start serving ``device``; the listener belongs to the server from here."""
         self._device = device
+        self._protocol_features = protocol_features
         self._listener = listener
         self._name = f"{device.name} ({listener.description})"
         self._stop = os.eventfd(0, os.EFD_CLOEXEC)
@@ -119,7 +123,7 @@ class VhostUserServer:
 
     def _serve(self, front_end: socket.socket, listening: socket.socket | None) -> None:
         try:
-            connection = Connection(front_end, self._device, Memory(), self._name)
+            connection = Connection(front_end, self._device, Memory(), self._name, self._protocol_features)
         except (Error, OSError) as error:
             _log.error("%s: a front end was turned away: %s", self._name, error)
             front_end.close()
