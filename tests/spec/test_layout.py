@@ -27,6 +27,7 @@ from virtio.spec.layout import (
     u8,
 )
 
+
 def halves(struct: Struct) -> dict[str, Struct]:
     """The structure, or its two directions if each of them has a part that takes all that is left."""
     greedy = [field for field in struct.fields if isinstance(field.type, Array) and field.type.count is rest]

@@ -2,6 +2,7 @@
 
 import pytest
 
+from virtio.cli import run
 from virtio.spec import can, device_type, device_types, fs, i2c, pmem, scmi
 from virtio.spec.model import SharedMemory
 
@@ -54,3 +55,12 @@ def test_known_regions() -> None:
     (region,) = pmem.DEVICE.shared_memory
     assert not pmem.DEVICE.has(0, region.when)
     assert pmem.DEVICE.has(pmem.F.SHMEM_REGION, region.when)
+
+
+def test_the_command_line_shows_both(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["spec", "can"]) == 0
+    assert "Must be negotiated: CAN_CLASSIC or CAN_FD" in capsys.readouterr().out
+    assert run(["spec", "scmi"]) == 0
+    assert "sensor-values" in capsys.readouterr().out
+    assert run(["spec", "scmi", "--since", "1.3"]) == 0
+    assert "sensor-values" not in capsys.readouterr().out

@@ -126,6 +126,8 @@ def _overview(out: Console, found: dict[str, Any]) -> None:
         [(str(r["bit"]), r["name"], r["since"], r["section"], _feature_doc(r)) for r in found["features"]],
         "Features",
     )
+    for group in found.get("mandatory", ()):
+        out.print(Text(f"Must be negotiated: {' or '.join(map(_short, group))}"), soft_wrap=True)
     if found["config"]:
         _fields(out, found["config"], "Configuration")
     show(
@@ -142,6 +144,15 @@ def _overview(out: Console, found: dict[str, Any]) -> None:
             for r in found["queues"]
         ],
         "Queues",
+    )
+    show(
+        out,
+        (">id", "shared memory", "since", "section", "meaning"),
+        [
+            (str(r["id"]), r["name"], r["since"], r["section"], _with_features(r["doc"], r["when"]))
+            for r in found.get("shared_memory", ())
+        ],
+        "Shared memory",
     )
     show(
         out,

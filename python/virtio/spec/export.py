@@ -7,7 +7,7 @@ from typing import Any
 
 from virtio.errors import ConfigurationError
 from virtio.spec.layout import LEGACY, V1_0, V1_1, V1_2, V1_3, V1_4, Field, Struct, Version, names
-from virtio.spec.model import Code, Codes, DeviceType, Feature, Queue
+from virtio.spec.model import Code, Codes, DeviceType, Feature, Queue, SharedMemory
 
 VERSIONS = (LEGACY, V1_0, V1_1, V1_2, V1_3, V1_4)
 
@@ -99,6 +99,18 @@ def codes(group: Codes) -> dict[str, Any]:
     }
 
 
+def region(row: SharedMemory) -> dict[str, Any]:
+    """A shared memory region."""
+    return {
+        "id": row.id,
+        "name": row.name,
+        "since": str(row.since),
+        "section": row.section,
+        "when": list(names(row.when)),
+        "doc": row.doc,
+    }
+
+
 def device(row: DeviceType) -> dict[str, Any]:
     """All that is known about a device type."""
     return {
@@ -113,6 +125,8 @@ def device(row: DeviceType) -> dict[str, Any]:
         "queues": [queue(part) for part in row.queues],
         "structs": [structure(part) for part in row.structs],
         "codes": [codes(part) for part in row.codes],
+        "shared_memory": [region(part) for part in row.shared_memory],
+        "mandatory": [list(names(group)) for group in row.mandatory],
     }
 
 
@@ -126,7 +140,7 @@ def since(found: Any, oldest: Version) -> Any:
     inner = next((key for key in ("fields", "values") if key in found), None)
     if inner is None:
         if "features" in found:
-            parts = ("features", "config", "queues", "structs", "codes")
+            parts = ("features", "config", "queues", "structs", "codes", "shared_memory")
             return {key: since(value, oldest) if key in parts else value for key, value in found.items()}
         return found if found["since"] and version(found["since"]) >= oldest else None
     rows = since(found[inner], oldest)

@@ -15,6 +15,7 @@ from virtio.spec.model import (
     Features,
     Field,
     Queue,
+    SharedMemory,
     Struct,
     W,
     le32,
@@ -305,4 +306,5 @@ DEVICE = DeviceType(
     queues=QUEUES,
     structs=tuple(value for value in globals().values() if isinstance(value, Struct) and value is not CONFIG),
     codes=(CMD, RESP, FLAG, EVENT, SHM_ID, FORMAT, CAPSET, BLOB_MEM, BLOB_FLAG, MAP_CACHE),
+    shared_memory=(SharedMemory(SHM_ID.HOST_VISIBLE, "host-visible", "5.7.5", "blobs are mapped here"),),
 )
