@@ -43,6 +43,8 @@ pub(super) struct Disk {
     pub block_size: u32,
     /// Off: flushes do nothing.
     pub sync: bool,
+    /// No access ever waits for a device.
+    pub in_memory: bool,
     /// Writing back has failed. The kernel drops what it could not write and reports that once;
     /// later flushes must not pass for success.
     lost: AtomicBool,
@@ -70,6 +72,7 @@ impl Disk {
         direct: Option<Direct>,
         block_size: u32,
         sync: bool,
+        in_memory: bool,
     ) -> Self {
         Self {
             file,
@@ -77,6 +80,7 @@ impl Disk {
             direct,
             block_size,
             sync,
+            in_memory,
             lost: AtomicBool::new(false),
         }
     }

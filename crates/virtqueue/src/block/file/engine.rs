@@ -69,8 +69,9 @@ impl FileEngine {
     /// As for `submit`.
     unsafe fn read_now(&mut self, operation: &Operation<'_>) -> Option<Submitted> {
         let disk = &self.backend.disk;
+        let flags = if disk.in_memory { 0 } else { libc::RWF_NOWAIT };
         // SAFETY: the caller's promise.
-        match unsafe { disk.vectored(disk.fd(), operation, libc::RWF_NOWAIT) } {
+        match unsafe { disk.vectored(disk.fd(), operation, flags) } {
             Ok(count) => return Some(Submitted::Done(count as i64)),
             Err(error) => match error.raw_os_error() {
                 Some(libc::EAGAIN | libc::EINTR) => {}
@@ -88,8 +89,14 @@ impl FileEngine {
     unsafe fn write_now(&mut self, operation: &Operation<'_>) -> Option<Submitted> {
         let disk = &self.backend.disk;
         let len = segments::total(operation.list);
-        if operation.stable || len > INLINE_WRITE {
+        if (operation.stable && disk.sync) || len > INLINE_WRITE {
             return None;
+        }
+        if disk.in_memory {
+            // SAFETY: the caller's promise.
+            return Some(Submitted::Done(outcome(unsafe {
+                disk.vectored(disk.fd(), operation, 0)
+            })));
         }
         if self.inline.nowait_writes {
             // SAFETY: the caller's promise.

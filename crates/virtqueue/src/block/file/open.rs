@@ -11,6 +11,9 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 /// BLKSSZGET: logical block size. libc names none of the block ioctls on all its platforms.
 const BLKSSZGET: u32 = 0x1268;
 
+const TMPFS_MAGIC: u32 = 0x0102_1994;
+const RAMFS_MAGIC: u32 = 0x8584_58f6;
+
 pub(super) fn open(options: FileOptions) -> io::Result<Disk> {
     let direct = if options.direct { libc::O_DIRECT } else { 0 };
     let file = match options.source {
@@ -24,14 +27,23 @@ pub(super) fn open(options: FileOptions) -> io::Result<Disk> {
         Medium::Block => logical_block_size(file.as_raw_fd())?,
         Medium::Regular => 512,
     };
-    let direct = match options.direct {
+    let in_memory = medium == Medium::Regular && in_memory(&file);
+    // There is no device to go to past the page cache: such files take any alignment.
+    let direct = match options.direct && !in_memory {
         true => Some(direct_access(&file, options.read_only, logical)),
         false => None,
     };
     let block_size = direct
         .as_ref()
         .map_or(logical, |direct| direct.offset_align.max(logical));
-    Ok(Disk::new(file, medium, direct, block_size, options.sync))
+    Ok(Disk::new(
+        file,
+        medium,
+        direct,
+        block_size,
+        options.sync,
+        in_memory,
+    ))
 }
 
 fn open_flags(read_only: &bool, extra: i32) -> OpenOptions {
@@ -87,6 +99,19 @@ fn medium(file: &File) -> io::Result<Medium> {
     } else {
         Err(invalid("neither a regular file nor a block device"))
     }
+}
+
+/// Whether the file lives in memory alone. Such file systems do not know RWF_NOWAIT, and need not.
+fn in_memory(file: &File) -> bool {
+    let mut answer = MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: the buffer is a statfs, of which all zeroes is a valid one.
+    let (result, answer) = unsafe {
+        (
+            libc::fstatfs(file.as_raw_fd(), answer.as_mut_ptr()),
+            answer.assume_init(),
+        )
+    };
+    result == 0 && matches!(answer.f_type as u32, TMPFS_MAGIC | RAMFS_MAGIC)
 }
 
 fn logical_block_size(fd: RawFd) -> io::Result<u32> {
