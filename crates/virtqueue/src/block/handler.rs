@@ -1,7 +1,7 @@
 //! The block device's request queue.
 
 use super::engine::{Completed, Engine, Kind, MAX_LIST, Operation, Outcome, Submitted};
-use super::request::{Action, Lists, Rules, parse};
+use super::request::{Action, Lists, Rules};
 use super::segments;
 use super::tally::{Refusal, status};
 use super::target::Target;
@@ -51,6 +51,7 @@ pub struct BlockHandler {
 struct Work {
     token: Token,
     status: *mut u8,
+    status_guest: u64,
     data_in: u64,
     kind: Kind,
     stable: bool,
@@ -74,6 +75,7 @@ impl Default for Work {
         Self {
             token: Token { id: 0, slots: 0 },
             status: std::ptr::null_mut(),
+            status_guest: 0,
             data_in: 0,
             kind: Kind::Flush,
             stable: false,
@@ -216,19 +218,18 @@ impl BlockHandler {
         let work = &mut *self.current;
         work.lists.data.clear();
         work.lists.ranges.clear();
-        // SAFETY: the worker holds the snapshot that the batch was taken from.
-        let request = unsafe { parse(chain, &self.rules, self.target.capacity(), &mut work.lists) }?;
-        (work.token, work.status, work.data_in) = (chain.token, request.status, request.data_in);
+        let request = self.rules.parse(chain, self.target.capacity(), &mut work.lists)?;
+        (work.token, work.status, work.status_guest) = (chain.token, request.status, request.status_guest);
+        work.data_in = request.data_in;
         (work.next, work.left, work.offset, work.retries) = (0, 0, 0, 0);
         (work.stable, work.syncing) = (false, false);
         match request.action {
-            Action::Refuse(refusal) => self.finish_current(Err(refusal), 0, done),
+            Action::Refuse(refusal) => self.finish_current(memory, Err(refusal), 0, done),
             Action::Identify => {
-                // SAFETY: as above.
-                let count = unsafe { segments::copy_in(chain.writable, 0, &self.target.serial()) };
-                self.finish_current(Ok(()), count as u64, done);
+                let count = chain.write_at(0, &self.target.serial());
+                self.finish_current(memory, Ok(()), count as u64, done);
             }
-            Action::Lifetime => self.lifetime(chain, done),
+            Action::Lifetime => self.lifetime(memory, chain, done),
             Action::Flush => {
                 work.kind = Kind::Flush;
                 self.run_current(memory, done);
@@ -247,9 +248,9 @@ impl BlockHandler {
         Ok(())
     }
 
-    fn lifetime(&mut self, chain: &Chain<'_>, done: &mut Completions) {
+    fn lifetime(&mut self, memory: &Snapshot, chain: &Chain<'_>, done: &mut Completions) {
         let Some(lifetime) = self.target.lifetime() else {
-            return self.finish_current(Err(Refusal::Type), 0, done);
+            return self.finish_current(memory, Err(Refusal::Type), 0, done);
         };
         let mut bytes = [0; LIFETIME_SIZE];
         for (at, value) in [
@@ -265,9 +266,8 @@ impl BlockHandler {
         ] {
             bytes[at..at + 2].copy_from_slice(&value.to_le_bytes());
         }
-        // SAFETY: the worker holds the snapshot that the batch was taken from.
-        let count = unsafe { segments::copy_in(chain.writable, 0, &bytes) };
-        self.finish_current(Ok(()), count as u64, done);
+        let count = chain.write_at(0, &bytes);
+        self.finish_current(memory, Ok(()), count as u64, done);
     }
 
     fn next_tag(&self) -> u32 {
@@ -278,13 +278,13 @@ impl BlockHandler {
     fn run_current(&mut self, memory: &Arc<Snapshot>, done: &mut Completions) {
         let pieces = self.current.lists.data.len();
         if self.pieces + pieces > MAX_PIECES {
-            return self.finish_current(Err(Refusal::Resources), 0, done);
+            return self.finish_current(memory, Err(Refusal::Resources), 0, done);
         }
         let tag = self.next_tag();
         let step = advance(&mut *self.engine, &mut self.current, memory, tag);
         if let Step::Finished(result) = step {
             let written = written(&self.current, result);
-            return self.finish_current(result, written, done);
+            return self.finish_current(memory, result, written, done);
         }
         self.current.memory = Some(Arc::clone(memory));
         self.pieces += pieces;
@@ -300,8 +300,14 @@ impl BlockHandler {
         }
     }
 
-    fn finish_current(&mut self, result: Result<(), Refusal>, written: u64, done: &mut Completions) {
-        finish(&self.target, &self.current, result, written, done);
+    fn finish_current(
+        &mut self,
+        memory: &Snapshot,
+        result: Result<(), Refusal>,
+        written: u64,
+        done: &mut Completions,
+    ) {
+        finish(&self.target, &self.current, memory, result, written, done);
     }
 
     /// Goes on with a parked request. False if the engine still has no room.
@@ -315,7 +321,7 @@ impl BlockHandler {
         let step = advance(&mut *self.engine, &mut work, &memory, tag);
         if let Step::Finished(result) = step {
             let written = written(&work, result);
-            finish(&self.target, &work, result, written, done);
+            finish(&self.target, &work, &memory, result, written, done);
             self.retire(tag, work);
             return true;
         }
@@ -343,11 +349,12 @@ impl BlockHandler {
         let Some(work) = slot.as_mut() else { return };
         match work.account(completed.outcome) {
             Progress::Finished(result) => {
-                if let Some(work) = slot.take() {
+                let Some(mut work) = slot.take() else { return };
+                if let Some(memory) = work.memory.take() {
                     let written = written(&work, result);
-                    finish(&self.target, &work, result, written, done);
-                    self.retire(tag, work);
+                    finish(&self.target, &work, &memory, result, written, done);
                 }
+                self.retire(tag, work);
             }
             Progress::Unfinished => {
                 if !self.resume(tag, done) {
@@ -417,7 +424,14 @@ fn written(work: &Work, result: Result<(), Refusal>) -> u64 {
 }
 
 /// Writes the status byte and completes the chain.
-fn finish(target: &Target, work: &Work, result: Result<(), Refusal>, written: u64, done: &mut Completions) {
+fn finish(
+    target: &Target,
+    work: &Work,
+    memory: &Snapshot,
+    result: Result<(), Refusal>,
+    written: u64,
+    done: &mut Completions,
+) {
     if let Err(refusal) = result {
         target.tally().count(refusal);
     }
@@ -425,11 +439,12 @@ fn finish(target: &Target, work: &Work, result: Result<(), Refusal>, written: u6
     unsafe { work.status.write_volatile(status(result)) };
     // The used length says how many bytes from the first on were written (2.7.8.2): the status
     // byte counts only if all before it do.
-    let written = if written == work.data_in {
-        written + 1
-    } else {
-        written
-    };
+    let whole = written == work.data_in;
+    let written = written + u64::from(whole);
+    if let (false, Some(log)) = (whole, memory.dirty_log()) {
+        // The ring reports only as much as the used length says.
+        log.mark(work.status_guest, 1);
+    }
     done.push(work.token, u32::try_from(written).unwrap_or(u32::MAX));
 }
 

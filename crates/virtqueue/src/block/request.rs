@@ -49,6 +49,8 @@ pub(super) enum Action {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Request {
     pub status: *mut u8,
+    /// Its guest address.
+    pub status_guest: u64,
     /// Device-writable bytes before the status byte.
     pub data_in: u64,
     pub action: Action,
@@ -76,123 +78,191 @@ fn double_word(bytes: &[u8; 16], at: usize) -> u64 {
     u64::from(word(bytes, at)) | u64::from(word(bytes, at + 4)) << 32
 }
 
-/// Parses a chain.
-///
-/// # Safety
-/// The chain's segments are mapped.
-pub(super) unsafe fn parse(
-    chain: &Chain<'_>,
-    rules: &Rules,
-    capacity: u64,
-    lists: &mut Lists,
-) -> Result<Request, Fault> {
-    let mut header = [0; HEADER_SIZE];
-    // SAFETY: the caller's promise.
-    if unsafe { segments::copy_out(chain.readable, 0, &mut header) } < HEADER_SIZE {
-        return Err(fault(format!(
-            "5.2.6: {} device-readable bytes have no room for the request header",
-            chain.readable_len
-        )));
+impl Rules {
+    pub(super) fn new(target: &Target, mut features: u128) -> Self {
+        let limits = target.limits();
+        // 0 in these fields says nothing, whatever the feature bits say.
+        if limits.size_max == 0 {
+            features &= !VIRTIO_BLK_F_SIZE_MAX;
+        }
+        if limits.seg_max == 0 {
+            features &= !VIRTIO_BLK_F_SEG_MAX;
+        }
+        Self {
+            features,
+            limits,
+            read_only: target.read_only(),
+        }
     }
-    let Some(status) = segments::last_byte(chain.writable) else {
-        return Err(fault("5.2.6: no device-writable byte for the status".into()));
-    };
-    let data_in = chain.writable_len - 1;
-    let data_out = chain.readable_len - HEADER_SIZE as u64;
-    let (kind, sector) = (word(&header, HEADER_TYPE), double_word(&header, HEADER_SECTOR));
-    let negotiated = |feature| rules.features & feature != 0;
-    let action = match kind {
-        VIRTIO_BLK_T_IN => transfer(
-            Kind::Read,
-            sector,
-            chain.writable,
-            0,
+
+    fn negotiated(&self, feature: u128) -> bool {
+        self.features & feature != 0
+    }
+
+    /// Whether a write must be stable when it is completed: where neither FLUSH nor CONFIG_WCE was
+    /// negotiated the driver takes the cache to be write-through, else `writeback` decides.
+    pub(super) fn write_through(&self, target: &Target) -> bool {
+        !self.negotiated(VIRTIO_BLK_F_FLUSH | VIRTIO_BLK_F_CONFIG_WCE) || !target.writeback()
+    }
+
+    /// Parses a chain. `lists` are empty.
+    pub(super) fn parse(
+        &self,
+        chain: &Chain<'_>,
+        capacity: u64,
+        lists: &mut Lists,
+    ) -> Result<Request, Fault> {
+        let mut header = [0; HEADER_SIZE];
+        if chain.read_at(0, &mut header) < HEADER_SIZE {
+            let bytes = chain.readable_len;
+            return Err(fault(format!(
+                "5.2.6: no room for a request header in {bytes} device-readable bytes"
+            )));
+        }
+        let Some((status, status_guest)) = segments::last_byte(chain.writable) else {
+            return Err(fault("5.2.6: no device-writable byte for the status".into()));
+        };
+        let data_in = chain.writable_len - 1;
+        let action = self.action(&header, chain, data_in, capacity, lists);
+        Ok(Request {
+            status,
+            status_guest,
             data_in,
-            rules,
-            capacity,
-            lists,
-        ),
-        VIRTIO_BLK_T_OUT if rules.read_only => Err(Refusal::ReadOnly),
-        VIRTIO_BLK_T_OUT => {
-            let skip = HEADER_SIZE as u64;
-            transfer(
-                Kind::Write,
-                sector,
-                chain.readable,
-                skip,
-                data_out,
-                rules,
-                capacity,
-                lists,
-            )
+            action: action.unwrap_or_else(Action::Refuse),
+        })
+    }
+
+    fn action(
+        &self,
+        header: &[u8; HEADER_SIZE],
+        chain: &Chain<'_>,
+        data_in: u64,
+        capacity: u64,
+        lists: &mut Lists,
+    ) -> Result<Action, Refusal> {
+        let (kind, sector) = (word(header, HEADER_TYPE), double_word(header, HEADER_SECTOR));
+        match kind {
+            VIRTIO_BLK_T_IN => {
+                let action = transfer(Kind::Read, sector, data_in, capacity)?;
+                self.check_segments(chain.writable, 0, data_in)?;
+                segments::scatter(chain.writable, 0, data_in, &mut lists.data);
+                Ok(action)
+            }
+            VIRTIO_BLK_T_OUT if self.read_only => Err(Refusal::ReadOnly),
+            VIRTIO_BLK_T_OUT => {
+                let (skip, data_out) = (HEADER_SIZE as u64, chain.readable_len - HEADER_SIZE as u64);
+                let action = transfer(Kind::Write, sector, data_out, capacity)?;
+                self.check_segments(chain.readable, skip, data_out)?;
+                segments::scatter(chain.readable, skip, data_out, &mut lists.data);
+                Ok(action)
+            }
+            VIRTIO_BLK_T_FLUSH if self.negotiated(VIRTIO_BLK_F_FLUSH) => Ok(Action::Flush),
+            VIRTIO_BLK_T_GET_ID if data_in != ID_LENGTH as u64 => Err(Refusal::Length),
+            VIRTIO_BLK_T_GET_ID => Ok(Action::Identify),
+            VIRTIO_BLK_T_GET_LIFETIME if !self.negotiated(VIRTIO_BLK_F_LIFETIME) => Err(Refusal::Type),
+            VIRTIO_BLK_T_GET_LIFETIME if data_in < LIFETIME_SIZE as u64 => Err(Refusal::Length),
+            VIRTIO_BLK_T_GET_LIFETIME => Ok(Action::Lifetime),
+            VIRTIO_BLK_T_DISCARD if self.negotiated(VIRTIO_BLK_F_DISCARD) => {
+                self.ranges(Kind::Discard, chain, capacity, &mut lists.ranges)
+            }
+            VIRTIO_BLK_T_WRITE_ZEROES if self.negotiated(VIRTIO_BLK_F_WRITE_ZEROES) => {
+                self.ranges(Kind::WriteZeroes, chain, capacity, &mut lists.ranges)
+            }
+            VIRTIO_BLK_T_SECURE_ERASE if self.negotiated(VIRTIO_BLK_F_SECURE_ERASE) => {
+                self.ranges(Kind::SecureErase, chain, capacity, &mut lists.ranges)
+            }
+            _ => Err(Refusal::Type),
         }
-        VIRTIO_BLK_T_FLUSH if negotiated(VIRTIO_BLK_F_FLUSH) => Ok(Action::Flush),
-        VIRTIO_BLK_T_GET_ID if data_in != ID_LENGTH as u64 => Err(Refusal::Length),
-        VIRTIO_BLK_T_GET_ID => Ok(Action::Identify),
-        VIRTIO_BLK_T_GET_LIFETIME if !negotiated(VIRTIO_BLK_F_LIFETIME) => Err(Refusal::Type),
-        VIRTIO_BLK_T_GET_LIFETIME if data_in < LIFETIME_SIZE as u64 => Err(Refusal::Length),
-        VIRTIO_BLK_T_GET_LIFETIME => Ok(Action::Lifetime),
-        VIRTIO_BLK_T_DISCARD if negotiated(VIRTIO_BLK_F_DISCARD) => {
-            // SAFETY: the caller's promise.
-            unsafe { ranges(Kind::Discard, chain.readable, data_out, rules, capacity, lists) }
+    }
+
+    /// Holds the data to `size_max` and `seg_max`, where these were negotiated.
+    fn check_segments(&self, part: &[Segment], skip: u64, len: u64) -> Result<(), Refusal> {
+        if !self.negotiated(VIRTIO_BLK_F_SIZE_MAX | VIRTIO_BLK_F_SEG_MAX) {
+            return Ok(());
         }
-        VIRTIO_BLK_T_WRITE_ZEROES if negotiated(VIRTIO_BLK_F_WRITE_ZEROES) => {
-            // SAFETY: the caller's promise.
-            unsafe {
-                ranges(
-                    Kind::WriteZeroes,
-                    chain.readable,
-                    data_out,
-                    rules,
-                    capacity,
-                    lists,
-                )
+        let (mut at, end) = (0, skip + len);
+        let (mut count, mut follows) = (0u32, None);
+        for segment in part {
+            let (first, last) = (at.max(skip), (at + u64::from(segment.len)).min(end));
+            at += u64::from(segment.len);
+            if first >= last {
+                continue;
+            }
+            if self.negotiated(VIRTIO_BLK_F_SIZE_MAX) && last - first > u64::from(self.limits.size_max) {
+                return Err(Refusal::SegmentSize);
+            }
+            // A descriptor that crosses two regions of guest memory comes as two segments: not the
+            // driver's doing, so what continues at the next guest address is not counted again.
+            if follows != Some(segment.guest) {
+                count += 1;
+            }
+            follows = segment.guest.checked_add(u64::from(segment.len));
+        }
+        if self.negotiated(VIRTIO_BLK_F_SEG_MAX) && count > self.limits.seg_max {
+            return Err(Refusal::Segments);
+        }
+        Ok(())
+    }
+
+    /// Reads and checks all ranges before any of them is acted upon.
+    fn ranges(
+        &self,
+        kind: Kind,
+        chain: &Chain<'_>,
+        capacity: u64,
+        list: &mut Vec<Range>,
+    ) -> Result<Action, Refusal> {
+        let limits = &self.limits;
+        let (max_sectors, max_ranges) = match kind {
+            Kind::Discard => (limits.max_discard_sectors, limits.max_discard_seg),
+            Kind::WriteZeroes => (limits.max_write_zeroes_sectors, limits.max_write_zeroes_seg),
+            _ => (limits.max_secure_erase_sectors, limits.max_secure_erase_seg),
+        };
+        let len = chain.readable_len - HEADER_SIZE as u64;
+        if len == 0 || len % SEGMENT_SIZE as u64 != 0 {
+            return Err(Refusal::Length);
+        }
+        if len / SEGMENT_SIZE as u64 > u64::from(max_ranges) {
+            return Err(Refusal::Limit);
+        }
+        let mut error = None;
+        for skip in (HEADER_SIZE as u64..chain.readable_len).step_by(SEGMENT_SIZE) {
+            let mut range = [0; SEGMENT_SIZE];
+            chain.read_at(skip, &mut range);
+            let (sector, sectors) = (
+                double_word(&range, SEGMENT_SECTOR),
+                word(&range, SEGMENT_NUM_SECTORS),
+            );
+            let flags = word(&range, SEGMENT_FLAGS);
+            let unmap = flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP != 0;
+            let known = VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP;
+            if flags & !known != 0 || (unmap && kind != Kind::WriteZeroes) {
+                // A flag decides the status whatever else is wrong (5.2.6.2).
+                return Err(Refusal::Flags);
+            }
+            if sectors > max_sectors {
+                error = error.or(Some(Refusal::Limit));
+            }
+            let len = u64::from(sectors) * SECTOR_SIZE;
+            match within(sector, len, capacity) {
+                Ok(offset) if len > 0 => list.push(Range { offset, len, unmap }),
+                Ok(_) => {}
+                Err(refusal) => error = error.or(Some(refusal)),
             }
         }
-        VIRTIO_BLK_T_SECURE_ERASE if negotiated(VIRTIO_BLK_F_SECURE_ERASE) => {
-            // SAFETY: the caller's promise.
-            unsafe {
-                ranges(
-                    Kind::SecureErase,
-                    chain.readable,
-                    data_out,
-                    rules,
-                    capacity,
-                    lists,
-                )
-            }
+        match error {
+            Some(refusal) => Err(refusal),
+            None if self.read_only => Err(Refusal::ReadOnly),
+            None => Ok(Action::Ranges(kind)),
         }
-        _ => Err(Refusal::Type),
-    };
-    Ok(Request {
-        status,
-        data_in,
-        action: action.unwrap_or_else(Action::Refuse),
-    })
+    }
 }
 
-#[allow(
-    clippy::too_many_arguments,
-    reason = "one per field of the request and of the device"
-)]
-fn transfer(
-    kind: Kind,
-    sector: u64,
-    part: &[Segment],
-    skip: u64,
-    len: u64,
-    rules: &Rules,
-    capacity: u64,
-    lists: &mut Lists,
-) -> Result<Action, Refusal> {
+fn transfer(kind: Kind, sector: u64, len: u64, capacity: u64) -> Result<Action, Refusal> {
     if len % SECTOR_SIZE != 0 {
         return Err(Refusal::Length);
     }
     let offset = within(sector, len, capacity)?;
-    if rules.features & (VIRTIO_BLK_F_SIZE_MAX | VIRTIO_BLK_F_SEG_MAX) != 0 {
-        check_segments(part, skip, len, rules)?;
-    }
-    segments::scatter(part, skip, len, &mut lists.data);
     Ok(Action::Transfer { kind, offset, len })
 }
 
@@ -202,103 +272,5 @@ fn within(sector: u64, len: u64, capacity: u64) -> Result<u64, Refusal> {
     match offset.checked_add(len) {
         Some(end) if end <= capacity => Ok(offset),
         _ => Err(Refusal::Range),
-    }
-}
-
-/// Holds the data to `size_max` and `seg_max`, where these were negotiated.
-fn check_segments(part: &[Segment], skip: u64, len: u64, rules: &Rules) -> Result<(), Refusal> {
-    let (mut at, end) = (0, skip + len);
-    let (mut count, mut follows) = (0u32, None);
-    for segment in part {
-        let (first, last) = (at.max(skip), (at + u64::from(segment.len)).min(end));
-        at += u64::from(segment.len);
-        if first >= last {
-            continue;
-        }
-        if rules.features & VIRTIO_BLK_F_SIZE_MAX != 0 && last - first > u64::from(rules.limits.size_max) {
-            return Err(Refusal::SegmentSize);
-        }
-        // A descriptor that crosses two regions of guest memory comes as two segments: not the
-        // driver's doing, so what continues at the next guest address is not counted again.
-        if follows != Some(segment.guest) {
-            count += 1;
-        }
-        follows = segment.guest.checked_add(u64::from(segment.len));
-    }
-    if rules.features & VIRTIO_BLK_F_SEG_MAX != 0 && count > rules.limits.seg_max {
-        return Err(Refusal::Segments);
-    }
-    Ok(())
-}
-
-/// Reads and checks all ranges before any of them is acted upon.
-///
-/// # Safety
-/// The segments are mapped.
-unsafe fn ranges(
-    kind: Kind,
-    part: &[Segment],
-    len: u64,
-    rules: &Rules,
-    capacity: u64,
-    lists: &mut Lists,
-) -> Result<Action, Refusal> {
-    let limits = &rules.limits;
-    let (max_sectors, max_ranges) = match kind {
-        Kind::Discard => (limits.max_discard_sectors, limits.max_discard_seg),
-        Kind::WriteZeroes => (limits.max_write_zeroes_sectors, limits.max_write_zeroes_seg),
-        _ => (limits.max_secure_erase_sectors, limits.max_secure_erase_seg),
-    };
-    if len == 0 || len % SEGMENT_SIZE as u64 != 0 {
-        return Err(Refusal::Length);
-    }
-    if len / SEGMENT_SIZE as u64 > u64::from(max_ranges) {
-        return Err(Refusal::Limit);
-    }
-    let mut error = None;
-    for skip in (HEADER_SIZE as u64..HEADER_SIZE as u64 + len).step_by(SEGMENT_SIZE) {
-        let mut range = [0; SEGMENT_SIZE];
-        // SAFETY: the caller's promise.
-        unsafe { segments::copy_out(part, skip, &mut range) };
-        let (sector, sectors, flags) = (
-            double_word(&range, SEGMENT_SECTOR),
-            word(&range, SEGMENT_NUM_SECTORS),
-            word(&range, SEGMENT_FLAGS),
-        );
-        let unmap = flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP != 0;
-        if flags & !VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP != 0 || (unmap && kind != Kind::WriteZeroes) {
-            // A flag decides the status whatever else is wrong (5.2.6.2).
-            return Err(Refusal::Flags);
-        }
-        if sectors > max_sectors {
-            error = error.or(Some(Refusal::Limit));
-        }
-        let len = u64::from(sectors) * SECTOR_SIZE;
-        match within(sector, len, capacity) {
-            Ok(offset) if len > 0 => lists.ranges.push(Range { offset, len, unmap }),
-            Ok(_) => {}
-            Err(refusal) => error = error.or(Some(refusal)),
-        }
-    }
-    match error {
-        Some(refusal) => Err(refusal),
-        None if rules.read_only => Err(Refusal::ReadOnly),
-        None => Ok(Action::Ranges(kind)),
-    }
-}
-
-impl Rules {
-    pub(super) fn new(target: &Target, features: u128) -> Self {
-        Self {
-            features,
-            limits: target.limits(),
-            read_only: target.read_only(),
-        }
-    }
-
-    /// Whether a write must be stable when it is completed: where neither FLUSH nor CONFIG_WCE was
-    /// negotiated the driver takes the cache to be write-through, else `writeback` decides.
-    pub(super) fn write_through(&self, target: &Target) -> bool {
-        self.features & (VIRTIO_BLK_F_FLUSH | VIRTIO_BLK_F_CONFIG_WCE) == 0 || !target.writeback()
     }
 }

@@ -1,4 +1,4 @@
-//! Copies between guest memory and ours, and scatter lists for the kernel.
+//! Scatter lists of guest memory for the kernel, and copies between them and memory of ours.
 //!
 //! Guest memory changes under our hands: it is touched by volatile access,
 //! by an opaque `memcpy`, or by the kernel, and never through a reference.
@@ -33,34 +33,6 @@ fn pieces(part: &[Segment], skip: u64, len: u64) -> impl Iterator<Item = (*mut u
     })
 }
 
-/// Copies bytes of a part out, from byte `skip` on; how many there were.
-///
-/// # Safety
-/// The segments are mapped.
-pub(super) unsafe fn copy_out(part: &[Segment], skip: u64, into: &mut [u8]) -> usize {
-    let mut done = 0;
-    for (host, len) in pieces(part, skip, into.len() as u64) {
-        // SAFETY: the guest's side is mapped, ours has `into.len()` bytes left.
-        unsafe { copy(into.as_mut_ptr().add(done), host, len) };
-        done += len;
-    }
-    done
-}
-
-/// Copies bytes into a part, from byte `skip` on; how many fitted.
-///
-/// # Safety
-/// The segments are mapped writable.
-pub(super) unsafe fn copy_in(part: &[Segment], skip: u64, from: &[u8]) -> usize {
-    let mut done = 0;
-    for (host, len) in pieces(part, skip, from.len() as u64) {
-        // SAFETY: the guest's side is mapped, `pieces` stays within `from`.
-        unsafe { copy(host, from.as_ptr().add(done), len) };
-        done += len;
-    }
-    done
-}
-
 /// Appends `len` bytes of a part as a scatter list. Neighbours become one
 /// entry: guests' pages are often adjacent, and each entry costs time below.
 pub(super) fn scatter(part: &[Segment], skip: u64, len: u64, list: &mut Vec<iovec>) {
@@ -78,10 +50,14 @@ pub(super) fn scatter(part: &[Segment], skip: u64, len: u64, list: &mut Vec<iove
     }
 }
 
-/// Host address of the last byte of a part.
-pub(super) fn last_byte(part: &[Segment]) -> Option<*mut u8> {
+/// Host and guest address of the last byte of a part.
+pub(super) fn last_byte(part: &[Segment]) -> Option<(*mut u8, u64)> {
     let last = part.last()?;
-    Some(last.host.wrapping_add((last.len as usize).checked_sub(1)?))
+    let before = last.len.checked_sub(1)?;
+    Some((
+        last.host.wrapping_add(before as usize),
+        last.guest.wrapping_add(u64::from(before)),
+    ))
 }
 
 /// Bytes in a scatter list.

@@ -262,7 +262,10 @@ impl Target {
     /// # Safety
     /// `len` bytes at `into` stay valid for writing until this returns.
     pub unsafe fn read_to(&self, offset: u64, into: *mut u8, len: usize) -> io::Result<()> {
-        let list = [iovec { iov_base: into.cast(), iov_len: len }];
+        let list = [iovec {
+            iov_base: into.cast(),
+            iov_len: len,
+        }];
         self.perform(Kind::Read, offset, len as u64, false, &list)
     }
 
@@ -271,7 +274,10 @@ impl Target {
     /// # Safety
     /// `len` bytes at `from` stay valid for reading until this returns.
     pub unsafe fn write_from(&self, offset: u64, from: *const u8, len: usize) -> io::Result<()> {
-        let list = [iovec { iov_base: from.cast_mut().cast(), iov_len: len }];
+        let list = [iovec {
+            iov_base: from.cast_mut().cast(),
+            iov_len: len,
+        }];
         self.perform(Kind::Write, offset, len as u64, false, &list)
     }
 

@@ -1,1 +1,10 @@
-//! Tests of the block data path.
+//! Tests of the block data path: chains in anonymous memory, real files.
+
+mod bed;
+mod external;
+mod files;
+mod flush;
+mod malformed;
+mod model;
+mod rate;
+mod requests;
