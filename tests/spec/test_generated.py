@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def test_rust_constants_are_up_to_date() -> None:
-    command = [sys.executable, ROOT / "tools/generate_spec.py", "--check"]
+    command = [sys.executable, str(ROOT / "tools/generate_spec.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
