@@ -17,12 +17,14 @@ use std::fmt;
 
 /// Reserved feature bits (VIRTIO 1.4, 6) that change how a ring works.
 pub mod feature {
+    use crate::spec;
+
     /// `VIRTIO_F_INDIRECT_DESC`
-    pub const INDIRECT_DESC: u64 = 1 << 28;
+    pub const INDIRECT_DESC: u64 = spec::VIRTIO_F_INDIRECT_DESC as u64;
     /// `VIRTIO_F_EVENT_IDX`
-    pub const EVENT_IDX: u64 = 1 << 29;
+    pub const EVENT_IDX: u64 = spec::VIRTIO_F_EVENT_IDX as u64;
     /// `VIRTIO_F_RING_PACKED`
-    pub const RING_PACKED: u64 = 1 << 34;
+    pub const RING_PACKED: u64 = spec::VIRTIO_F_RING_PACKED as u64;
 }
 
 /// The largest queue size (VIRTIO 1.4, 2.7).

@@ -21,7 +21,7 @@ pub struct SplitRing {
     /// Where the three parts lie, in the snapshot of generation `mapped`.
     parts: Option<Parts>,
     mapped: u64,
-    /// Whether `used.idx` has been read, once, for where to continue.
+    /// Whether the used ring has been read, once, for where to continue.
     started: bool,
     /// The next available entry to take, and what `avail.idx` was when last read.
     next: u16,
@@ -145,7 +145,13 @@ impl SplitRing {
             if !self.started {
                 self.used = parts.used_idx(Ordering::Relaxed);
                 self.published = self.used;
+                // A predecessor may have stopped while it wanted no kicks.
+                self.quiet = parts.used_flags() & layout::NO_NOTIFY != 0;
                 self.started = true;
+                if self.event_idx && self.quiet {
+                    // 2.7.10.2: with event indices the flags are 0.
+                    self.set_quiet(memory, &parts, false);
+                }
             }
             self.parts = Some(parts);
         }

@@ -90,6 +90,12 @@ impl SplitDriver {
         self.free
     }
 
+    /// The head that the next chain will have, if there is room for it: for callers that keep
+    /// something, such as a table, for each head.
+    pub fn next_head(&self) -> u16 {
+        self.free_head
+    }
+
     /// Chains that the device has not returned.
     pub fn outstanding(&self) -> u16 {
         // Each chain made available is returned once, in either order.

@@ -3,34 +3,29 @@
 //! All of it may change at any moment. Each field is one atomic access of its own
 //! width, little-endian; what orders them is said where they are used.
 
+use crate::spec::ring as spec;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-/// `VIRTQ_DESC_F_NEXT`
-pub(super) const NEXT: u16 = 1;
-/// `VIRTQ_DESC_F_WRITE`
-pub(super) const WRITE: u16 = 2;
-/// `VIRTQ_DESC_F_INDIRECT`
-pub(super) const INDIRECT: u16 = 4;
-/// `VIRTQ_AVAIL_F_NO_INTERRUPT`
-pub(super) const NO_INTERRUPT: u16 = 1;
-/// `VIRTQ_USED_F_NO_NOTIFY`
-pub(super) const NO_NOTIFY: u16 = 1;
+pub(super) use crate::spec::ring::{
+    VIRTQ_AVAIL_F_NO_INTERRUPT as NO_INTERRUPT, VIRTQ_DESC_F_INDIRECT as INDIRECT, VIRTQ_DESC_F_NEXT as NEXT,
+    VIRTQ_DESC_F_WRITE as WRITE, VIRTQ_USED_F_NO_NOTIFY as NO_NOTIFY,
+};
 
 /// Bytes of a descriptor.
-pub(super) const DESCRIPTOR_SIZE: u32 = 16;
+pub(super) const DESCRIPTOR_SIZE: u32 = spec::DESC_SIZE as u32;
 /// Bytes of an entry in the used ring.
-pub(super) const USED_ENTRY_SIZE: u64 = 8;
+pub(super) const USED_ENTRY_SIZE: u64 = spec::USED_ELEM_SIZE as u64;
 
 pub(super) const fn descriptors_size(size: u32) -> u64 {
     size as u64 * DESCRIPTOR_SIZE as u64
 }
 
 pub(super) const fn available_size(size: u32, event_idx: bool) -> u64 {
-    4 + 2 * size as u64 + if event_idx { 2 } else { 0 }
+    spec::AVAIL_RING as u64 + 2 * size as u64 + if event_idx { 2 } else { 0 }
 }
 
 pub(super) const fn used_size(size: u32, event_idx: bool) -> u64 {
-    4 + USED_ENTRY_SIZE * size as u64 + if event_idx { 2 } else { 0 }
+    spec::USED_RING as u64 + USED_ENTRY_SIZE * size as u64 + if event_idx { 2 } else { 0 }
 }
 
 /// Whether an index that went from `old` to `new` has passed `event`: the entry at `event` is
@@ -170,12 +165,15 @@ impl Parts {
 
     #[inline]
     pub(super) fn available_flags(&self) -> u16 {
-        u16::from_le(self.u16_at(self.available, 0).load(Ordering::Relaxed))
+        u16::from_le(
+            self.u16_at(self.available, spec::AVAIL_FLAGS)
+                .load(Ordering::Relaxed),
+        )
     }
 
     #[inline]
     pub(super) fn available_idx(&self, order: Ordering) -> u16 {
-        u16::from_le(self.u16_at(self.available, 2).load(order))
+        u16::from_le(self.u16_at(self.available, spec::AVAIL_IDX).load(order))
     }
 
     /// `slot` is less than the size.
@@ -183,30 +181,31 @@ impl Parts {
     pub(super) fn available_entry(&self, slot: u16) -> u16 {
         debug_assert!(u32::from(slot) < self.size);
         u16::from_le(
-            self.u16_at(self.available, 4 + 2 * usize::from(slot))
+            self.u16_at(self.available, spec::AVAIL_RING + 2 * usize::from(slot))
                 .load(Ordering::Relaxed),
         )
     }
 
     #[inline]
     pub(super) fn used_event(&self) -> u16 {
-        let offset = 4 + 2 * self.size as usize;
+        let offset = spec::AVAIL_RING + 2 * self.size as usize;
         u16::from_le(self.u16_at(self.available, offset).load(Ordering::Relaxed))
     }
 
     #[inline]
     pub(super) fn set_used_flags(&self, flags: u16) {
-        self.u16_at(self.used, 0).store(flags.to_le(), Ordering::Relaxed);
+        self.u16_at(self.used, spec::USED_FLAGS)
+            .store(flags.to_le(), Ordering::Relaxed);
     }
 
     #[inline]
     pub(super) fn used_idx(&self, order: Ordering) -> u16 {
-        u16::from_le(self.u16_at(self.used, 2).load(order))
+        u16::from_le(self.u16_at(self.used, spec::USED_IDX).load(order))
     }
 
     #[inline]
     pub(super) fn set_used_idx(&self, index: u16, order: Ordering) {
-        self.u16_at(self.used, 2).store(index.to_le(), order);
+        self.u16_at(self.used, spec::USED_IDX).store(index.to_le(), order);
     }
 
     /// `slot` is less than the size.
@@ -220,7 +219,7 @@ impl Parts {
     #[inline]
     fn used_words(&self, slot: u16) -> (&AtomicU32, &AtomicU32) {
         debug_assert!(u32::from(slot) < self.size);
-        let offset = 4 + USED_ENTRY_SIZE as usize * usize::from(slot);
+        let offset = spec::USED_RING + USED_ENTRY_SIZE as usize * usize::from(slot);
         // SAFETY: in the used ring; an entry is aligned to 4.
         unsafe {
             let entry: *mut u32 = self.used.add(offset).cast();
@@ -230,7 +229,7 @@ impl Parts {
 
     #[inline]
     pub(super) fn set_avail_event(&self, index: u16) {
-        let offset = 4 + USED_ENTRY_SIZE as usize * self.size as usize;
+        let offset = spec::USED_RING + USED_ENTRY_SIZE as usize * self.size as usize;
         self.u16_at(self.used, offset)
             .store(index.to_le(), Ordering::Relaxed);
     }
@@ -250,33 +249,34 @@ impl Parts {
 
     #[inline]
     pub(super) fn set_available_flags(&self, flags: u16) {
-        self.u16_at(self.available, 0)
+        self.u16_at(self.available, spec::AVAIL_FLAGS)
             .store(flags.to_le(), Ordering::Relaxed);
     }
 
     #[inline]
     pub(super) fn set_available_idx(&self, index: u16, order: Ordering) {
-        self.u16_at(self.available, 2).store(index.to_le(), order);
+        self.u16_at(self.available, spec::AVAIL_IDX)
+            .store(index.to_le(), order);
     }
 
     /// `slot` is less than the size.
     #[inline]
     pub(super) fn set_available_entry(&self, slot: u16, head: u16) {
         debug_assert!(u32::from(slot) < self.size);
-        self.u16_at(self.available, 4 + 2 * usize::from(slot))
+        self.u16_at(self.available, spec::AVAIL_RING + 2 * usize::from(slot))
             .store(head.to_le(), Ordering::Relaxed);
     }
 
     #[inline]
     pub(super) fn set_used_event(&self, index: u16) {
-        let offset = 4 + 2 * self.size as usize;
+        let offset = spec::AVAIL_RING + 2 * self.size as usize;
         self.u16_at(self.available, offset)
             .store(index.to_le(), Ordering::Relaxed);
     }
 
     #[inline]
     pub(super) fn used_flags(&self) -> u16 {
-        u16::from_le(self.u16_at(self.used, 0).load(Ordering::Relaxed))
+        u16::from_le(self.u16_at(self.used, spec::USED_FLAGS).load(Ordering::Relaxed))
     }
 
     /// Id and length; `slot` is less than the size.
@@ -291,7 +291,7 @@ impl Parts {
 
     #[inline]
     pub(super) fn avail_event(&self) -> u16 {
-        let offset = 4 + USED_ENTRY_SIZE as usize * self.size as usize;
+        let offset = spec::USED_RING + USED_ENTRY_SIZE as usize * self.size as usize;
         u16::from_le(self.u16_at(self.used, offset).load(Ordering::Relaxed))
     }
 
@@ -301,14 +301,14 @@ impl Parts {
     }
 
     pub(super) fn used_idx_guest(&self) -> u64 {
-        self.used_guest + 2
+        self.used_guest + spec::USED_IDX as u64
     }
 
     pub(super) fn used_entry_guest(&self, slot: u16) -> u64 {
-        self.used_guest + 4 + USED_ENTRY_SIZE * u64::from(slot)
+        self.used_guest + spec::USED_RING as u64 + USED_ENTRY_SIZE * u64::from(slot)
     }
 
     pub(super) fn avail_event_guest(&self) -> u64 {
-        self.used_guest + 4 + USED_ENTRY_SIZE * u64::from(self.size)
+        self.used_guest + spec::USED_RING as u64 + USED_ENTRY_SIZE * u64::from(self.size)
     }
 }

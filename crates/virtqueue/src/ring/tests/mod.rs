@@ -1,6 +1,7 @@
 //! The split ring against rings written by hand.
 
 mod malformed;
+mod properties;
 mod published;
 
 use super::*;

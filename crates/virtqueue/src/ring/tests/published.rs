@@ -66,6 +66,16 @@ fn without_event_index_flags_say_it() {
 }
 
 #[test]
+fn a_successor_takes_back_that_no_kicks_are_wanted() {
+    for features in [0, ALL] {
+        let (raw, _) = at(0, features);
+        raw.put(raw.rig.config.used, &1u16.to_le_bytes());
+        raw.device().arm(&raw.memory).unwrap();
+        assert_eq!(raw.get16(raw.rig.config.used), 0);
+    }
+}
+
+#[test]
 fn used_entries_hold_heads_and_lengths_and_wrap() {
     let (mut raw, mut device) = at(0xfffe, ALL);
     for round in 0..10u32 {
