@@ -31,7 +31,7 @@ PROTOCOL_FEATURES = sum(
 """The protocol features that are offered unless told otherwise."""
 
 IN_BAND = _P.INBAND_NOTIFICATIONS.mask
-"""Offered on request only: UML prefers messages to descriptors when it may, and each request then waits for this
+"""Offered on request only: UML prefers messages to descriptors if it may, and each request then waits for our
 process to read two of them (a sixth of the requests per second)."""
 
 CARRIED_FEATURES = (

@@ -1,0 +1,22 @@
+"""Every test of a transport leaves nothing open."""
+
+from collections.abc import Iterator
+
+import pytest
+from tests.transport.frontend import open_descriptors
+from tests.transport.harness import Harness
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left() -> Iterator[None]:
+    before = open_descriptors()
+    yield
+    assert open_descriptors() == before
+
+
+@pytest.fixture
+def harness() -> Iterator[Harness]:
+    made = Harness()
+    yield made
+    made.close()
+    assert not made.device.attached
