@@ -7,14 +7,41 @@ File descriptors are duplicated where they are kept: the caller closes its own.
 
 from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
-from typing import Final, Literal, final, overload
+from typing import Any, Final, Literal, Protocol, Self, final, overload, type_check_only
 
 from typing_extensions import Buffer
 
 from virtio.errors import ProtocolError
 
-Space = Literal["guest", "user"]
+__all__ = [
+    "Batch",
+    "BatchHandler",
+    "BlockHandler",
+    "BlockRequest",
+    "BlockTarget",
+    "Buffers",
+    "CallHandler",
+    "Chain",
+    "Counters",
+    "Handler",
+    "Memory",
+    "NullHandler",
+    "Queue",
+    "Region",
+    "version",
+]
+
+_Space = Literal["guest", "user"]
 """An address space: guest physical addresses, or the front end's own (vhost-user's "user addresses")."""
+
+@type_check_only
+class _Array(Protocol):
+    """A NumPy array: a buffer too, but its own stubs say so from Python 3.12 on only."""
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]: ...
+
+_Bytes = Buffer | _Array
 
 def version() -> str:
     """Return the version of the native core, equal to the package's."""
@@ -38,15 +65,15 @@ class Region:
     writable: Final[bool]
     """False for memory that the device may only read."""
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         guest_address: int,
         size: int,
         fd: int,
         offset: int = 0,
         user_address: int | None = None,
         writable: bool = True,
-    ) -> None:
+    ) -> Self:
         """Describe a region; nothing is checked or mapped yet."""
     def __eq__(self, other: object, /) -> bool:
         """Return whether all fields are equal."""
@@ -60,7 +87,7 @@ class Memory:
     May be changed while queues use it. A change is atomic for them: they see the regions before it or after.
     """
 
-    def __init__(self) -> None:
+    def __new__(cls) -> Self:
         """Begin with no memory."""
     def add(
         self,
@@ -98,17 +125,17 @@ class Memory:
     @property
     def generation(self) -> int:
         """A number that grows with each change."""
-    def read(self, address: int, size: int, space: Space = "guest") -> bytes:
+    def read(self, address: int, size: int, space: _Space = "guest") -> bytes:
         """Copy ``size`` bytes out, across adjacent regions too.
 
         Raises :exc:`~virtio.ConfigurationError` if they are not all guest memory.
         """
-    def write(self, address: int, data: Buffer, space: Space = "guest") -> None:
+    def write(self, address: int, data: _Bytes, space: _Space = "guest") -> None:
         """Copy ``data`` in, across adjacent regions too.
 
         Raises :exc:`~virtio.ConfigurationError` if the place is not all writable guest memory.
         """
-    def view(self, address: int, size: int, space: Space = "guest") -> memoryview:
+    def view(self, address: int, size: int, space: _Space = "guest") -> memoryview:
         """Return the bytes themselves, without a copy; the view keeps their mapping alive.
 
         It is read-only for a region that is. Raises :exc:`~virtio.ConfigurationError` if the bytes are not
@@ -155,7 +182,7 @@ class Chain:
 
         Returns fewer at its end, and ``b""`` behind it.
         """
-    def write(self, data: Buffer) -> int:
+    def write(self, data: _Bytes) -> int:
         """Put ``data`` into the device-writable part behind what was written before; return its length.
 
         Raises :exc:`~virtio.ConfigurationError`, having written nothing, if it does not fit or if the chain
@@ -218,7 +245,7 @@ class Batch:
 
         Where a chain is shorter, its row is filled up with zeros.
         """
-    def scatter(self, offset: int, rows: Buffer) -> None:
+    def scatter(self, offset: int, rows: _Bytes) -> None:
         """Copy ``len(self)`` rows of equal size to ``offset`` in each device-writable part.
 
         Bytes that do not fit into a shorter chain are dropped. :attr:`written` is not changed. Raises
@@ -234,11 +261,11 @@ class Handler:
 class CallHandler(Handler):
     """Calls a function for each chain."""
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         function: Callable[[Chain], object],
         on_error: Callable[[Chain, BaseException], object] | None = None,
-    ) -> None:
+    ) -> Self:
         """Call ``function`` with each chain, which is completed when it returns unless held.
 
         What it raises is logged to ``virtio.queue``; then ``on_error`` may put a failure status into the
@@ -249,11 +276,11 @@ class CallHandler(Handler):
 class BatchHandler(Handler):
     """Calls a function for each batch of chains."""
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         function: Callable[[Batch], object],
         on_error: Callable[[Batch, BaseException], object] | None = None,
-    ) -> None:
+    ) -> Self:
         """Call ``function`` with each batch, completed when it returns save for held chains.
 
         What it raises is treated as by :class:`CallHandler`.
@@ -263,14 +290,14 @@ class BatchHandler(Handler):
 class NullHandler(Handler):
     """Completes each chain at once with 0 bytes written, natively: what the queue itself costs."""
 
-    def __init__(self) -> None:
+    def __new__(cls) -> Self:
         """Take no options."""
 
 @final
 class BlockHandler(Handler):
     """Answers the requests of a block device (5.2.6) natively."""
 
-    def __init__(self, target: BlockTarget) -> None:
+    def __new__(cls, target: BlockTarget) -> Self:
         """Serve ``target``; the queues of one device share it."""
 
 # --- queues ---------------------------------------------------------------------------------------
@@ -306,15 +333,15 @@ class Counters:
 class Queue:
     """The device's end of one virtqueue, with a worker thread while it runs."""
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         memory: Memory,
         index: int,
         handler: Handler,
         *,
         on_fault: Callable[[ProtocolError], object],
         name: str = "",
-    ) -> None:
+    ) -> Self:
         """Prepare queue ``index``.
 
         ``on_fault`` is called, on the worker's thread and with no lock held, when the driver broke a rule;
@@ -334,7 +361,7 @@ class Queue:
         descriptors: int,
         available: int,
         used: int,
-        space: Space = "guest",
+        space: _Space = "guest",
         base: int = 0,
         features: int = 0,
     ) -> None:
@@ -385,15 +412,15 @@ class Queue:
 
 # --- block ----------------------------------------------------------------------------------------
 
-BlockKind = Literal["read", "write", "flush", "discard", "write_zeroes", "secure_erase"]
-BlockFailure = Literal["io", "unsupported"]
+_BlockKind = Literal["read", "write", "flush", "discard", "write_zeroes", "secure_erase"]
+_BlockFailure = Literal["io", "unsupported"]
 
 @final
 class BlockRequest:
     """A request to a block device whose backend is written in Python (5.2.6)."""
 
     @property
-    def kind(self) -> BlockKind:
+    def kind(self) -> _BlockKind:
         """What is asked for."""
     @property
     def offset(self) -> int:
@@ -410,7 +437,7 @@ class BlockRequest:
 
         Contiguous always: copied where the driver's buffer is not.
         """
-    def complete(self, error: BlockFailure | None = None) -> None:
+    def complete(self, error: _BlockFailure | None = None) -> None:
         """Answer the request, from any thread: done, or failed (VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_UNSUPP).
 
         Raises :exc:`~virtio.ConfigurationError` if it was answered before. One that is dropped without an
@@ -486,12 +513,12 @@ class BlockTarget:
     @property
     def can_discard(self) -> bool:
         """Whether discards give back space."""
-    def read(self, offset: int, into: Buffer) -> None:
+    def read(self, offset: int, into: _Bytes) -> None:
         """Fill ``into`` from ``offset`` on.
 
         Raises OSError on failure, :exc:`~virtio.ConfigurationError` past the end.
         """
-    def write(self, offset: int, data: Buffer) -> None:
+    def write(self, offset: int, data: _Bytes) -> None:
         """Write ``data`` at ``offset``; errors as for :meth:`read`."""
     def flush(self) -> None:
         """Make all that was written safe (fdatasync). Raises OSError on failure."""

@@ -44,7 +44,7 @@ impl Chain {
         self.buffers(true)
     }
 
-    #[pyo3(signature = (size=-1))]
+    #[pyo3(signature = (size=-1), text_signature = "($self, size=-1)")]
     fn read<'py>(&self, py: Python<'py>, size: isize) -> PyResult<Bound<'py, PyBytes>> {
         let left = self.taken.unread(self.index)?;
         let size = usize::try_from(size).map_or(left, |size| left.min(size as u64));

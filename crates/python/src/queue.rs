@@ -54,19 +54,19 @@ pub(crate) struct Queue {
 #[pymethods]
 impl Queue {
     #[new]
-    #[pyo3(signature = (memory, index, handler, *, on_fault, name=String::new()))]
+    #[pyo3(signature = (memory, index, handler, *, on_fault, name=""))]
     fn new(
         memory: &Bound<'_, Memory>,
         index: u32,
         handler: Bound<'_, Handler>,
         on_fault: Py<PyAny>,
-        name: String,
+        name: &str,
     ) -> PyResult<Self> {
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let name = if name.is_empty() {
             format!("queue {index}")
         } else {
-            name
+            name.to_owned()
         };
         let on_fault = Arc::new(on_fault);
         let batch = if handler.is_instance_of::<BatchHandler>() {

@@ -122,11 +122,11 @@ impl Taken {
     /// There must be `size` readable bytes at `from`. Others may change them.
     pub(crate) unsafe fn write(&self, index: usize, from: *const u8, size: usize) -> PyResult<()> {
         let phase = self.states[index].phase.load(Ordering::Acquire);
-        if phase == DONE {
-            return Err(configuration(COMPLETED));
-        }
         if self.ledger.taken_back(phase == IDLE) {
             return Err(configuration(STOPPED));
+        }
+        if phase == DONE {
+            return Err(configuration(COMPLETED));
         }
         // An idle chain can be taken back at any time, but not in the middle of this.
         let kept = if phase == IDLE {
@@ -174,7 +174,11 @@ impl Taken {
                 "{written} bytes cannot have been written into {room}"
             )));
         }
-        let old = self.states[index].phase.swap(DONE, Ordering::AcqRel);
+        let phase = &self.states[index].phase;
+        if self.ledger.taken_back(phase.load(Ordering::Acquire) == IDLE) {
+            return Err(configuration(STOPPED));
+        }
+        let old = phase.swap(DONE, Ordering::AcqRel);
         if old == DONE {
             return Err(configuration(COMPLETED));
         }

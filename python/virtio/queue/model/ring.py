@@ -11,7 +11,7 @@ import struct
 import sys
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypedDict
 
 from virtio.errors import ConfigurationError, ProtocolError
 
@@ -58,6 +58,14 @@ class Descriptor(NamedTuple):
     next: int = 0
 
 
+class Addresses(TypedDict):
+    """The parts of a ring by name, as :meth:`virtio.queue.Queue.configure` takes them."""
+
+    descriptors: int
+    available: int
+    used: int
+
+
 @dataclass(frozen=True)
 class SplitLayout:
     """Where the three parts of a split ring lie, as addresses (2.7)."""
@@ -88,8 +96,8 @@ class SplitLayout:
         return self.used + 6 + 8 * self.size
 
     @property
-    def addresses(self) -> dict[str, int]:
-        """The three addresses by name, as :meth:`virtio.queue.Queue.configure` takes them."""
+    def addresses(self) -> Addresses:
+        """The three addresses by name."""
         return {"descriptors": self.descriptors, "available": self.available, "used": self.used}
 
 

@@ -19,6 +19,7 @@ from virtio.queue.model.ring import (
     NO_INTERRUPT,
     NO_NOTIFY,
     WRITE,
+    Addresses,
     Descriptor,
     SplitLayout,
     SplitRing,
@@ -84,7 +85,7 @@ class SplitDriver:
         )
 
     @property
-    def addresses(self) -> dict[str, int]:
+    def addresses(self) -> Addresses:
         """Where the ring lies, as :meth:`virtio.queue.Queue.configure` takes it."""
         return self.layout.addresses
 
