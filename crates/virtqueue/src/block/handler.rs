@@ -1,16 +1,16 @@
 //! The block device's request queue.
 
-use super::engine::{Completed, Engine, Kind, MAX_LIST, Operation, Outcome, Submitted};
-use super::request::{Action, Lists, Rules};
-use super::segments;
+use super::engine::{Completed, Engine, Kind, Submitted};
+use super::request::{Action, Rules};
 use super::tally::{Refusal, status};
 use super::target::Target;
-use crate::chain::{Batch, Chain, Token};
+use super::work::{Progress, Work};
+use crate::chain::{Batch, Chain};
 use crate::fault::Fault;
 use crate::memory::Snapshot;
 use crate::spec::block::{
     LIFETIME_DEVICE_LIFETIME_EST_TYP_A, LIFETIME_DEVICE_LIFETIME_EST_TYP_B, LIFETIME_PRE_EOL_INFO,
-    LIFETIME_SIZE, SECTOR_SIZE,
+    LIFETIME_SIZE,
 };
 use crate::worker::{Completions, Handler};
 use std::collections::VecDeque;
@@ -24,8 +24,6 @@ use std::time::{Duration, Instant};
 const MAX_PIECES: usize = 1 << 20;
 /// A list longer than this is not kept for reuse.
 const KEPT_PIECES: usize = 1024;
-/// How often an interrupted operation is tried again.
-const MAX_RETRIES: u32 = 100;
 /// How long a handler that goes away waits for what the kernel still does to guest memory.
 const DROP_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -45,144 +43,6 @@ pub struct BlockHandler {
     completed: Vec<Completed>,
     busy: usize,
     pieces: usize,
-}
-
-/// A request under way.
-struct Work {
-    token: Token,
-    status: *mut u8,
-    status_guest: u64,
-    data_in: u64,
-    kind: Kind,
-    stable: bool,
-    /// All that was asked for is done; what remains is to make it stable.
-    syncing: bool,
-    offset: u64,
-    left: u64,
-    lists: Lists,
-    /// First entry of the data or of the ranges that is not done.
-    next: usize,
-    retries: u32,
-    /// Keeps guest memory mapped while the request waits.
-    memory: Option<Arc<Snapshot>>,
-}
-
-// SAFETY: the pointers are guest memory, kept mapped by `memory`.
-unsafe impl Send for Work {}
-
-impl Default for Work {
-    fn default() -> Self {
-        Self {
-            token: Token { id: 0, slots: 0 },
-            status: std::ptr::null_mut(),
-            status_guest: 0,
-            data_in: 0,
-            kind: Kind::Flush,
-            stable: false,
-            syncing: false,
-            offset: 0,
-            left: 0,
-            lists: Lists::default(),
-            next: 0,
-            retries: 0,
-            memory: None,
-        }
-    }
-}
-
-enum Progress {
-    Finished(Result<(), Refusal>),
-    Unfinished,
-}
-
-impl Work {
-    /// The next operation, or none if nothing is left to do.
-    fn operation(&self, flush_after: bool) -> Option<Operation<'_>> {
-        let mut operation = Operation {
-            kind: self.kind,
-            offset: self.offset,
-            len: 0,
-            unmap: false,
-            stable: self.stable,
-            list: &[],
-        };
-        match self.kind {
-            _ if self.syncing => operation = Operation::FLUSH,
-            Kind::Flush => operation = Operation::FLUSH,
-            Kind::Read | Kind::Write if self.left > 0 => {
-                let end = self.lists.data.len().min(self.next + MAX_LIST);
-                operation.list = self.lists.data.get(self.next..end)?;
-            }
-            Kind::Discard | Kind::WriteZeroes | Kind::SecureErase if self.next < self.lists.ranges.len() => {
-                let range = self.lists.ranges.get(self.next)?;
-                (operation.offset, operation.len, operation.unmap) = (range.offset, range.len, range.unmap);
-            }
-            _ if flush_after => operation = Operation::FLUSH,
-            _ => return None,
-        }
-        Some(operation)
-    }
-
-    /// Takes note of an operation's outcome.
-    fn account(&mut self, outcome: Outcome) -> Progress {
-        if outcome < 0 {
-            return self.failed(outcome);
-        }
-        match self.kind {
-            _ if self.syncing => return Progress::Finished(Ok(())),
-            Kind::Flush => return Progress::Finished(Ok(())),
-            Kind::Read | Kind::Write if self.left > 0 => return self.transferred(outcome as u64),
-            Kind::Discard | Kind::WriteZeroes | Kind::SecureErase if self.next < self.lists.ranges.len() => {
-                self.next += 1;
-            }
-            _ => {}
-        }
-        Progress::Unfinished
-    }
-
-    fn transferred(&mut self, count: u64) -> Progress {
-        if count == 0 {
-            return self.at_end();
-        }
-        self.retries = 0;
-        let count = count.min(self.left);
-        self.left -= count;
-        self.offset += count;
-        if self.left > 0 {
-            if let Some(list) = self.lists.data.get_mut(self.next..) {
-                self.next += segments::advance(list, count as usize);
-            }
-        }
-        Progress::Unfinished
-    }
-
-    /// The medium ends here. Within its last sector that is an image whose size is no multiple of
-    /// 512; elsewhere someone cut the image, and zeroes would pass for data.
-    fn at_end(&mut self) -> Progress {
-        if self.kind != Kind::Read || self.left >= SECTOR_SIZE || self.offset % SECTOR_SIZE == 0 {
-            return Progress::Finished(Err(Refusal::Backend));
-        }
-        if let Some(list) = self.lists.data.get(self.next..) {
-            // SAFETY: guest memory, mapped while the request is under way.
-            unsafe { segments::zero(list) };
-        }
-        self.left = 0;
-        Progress::Unfinished
-    }
-
-    fn failed(&mut self, outcome: Outcome) -> Progress {
-        let error = outcome.unsigned_abs() as i32;
-        if matches!(error, libc::EINTR | libc::EAGAIN) && self.retries < MAX_RETRIES {
-            self.retries += 1;
-            return Progress::Unfinished;
-        }
-        let refusal = if error == libc::EOPNOTSUPP {
-            Refusal::Type
-        } else {
-            Refusal::Backend
-        };
-        Progress::Finished(Err(refusal))
-    }
 }
 
 enum Step {
@@ -283,7 +143,7 @@ impl BlockHandler {
         let tag = self.next_tag();
         let step = advance(&mut *self.engine, &mut self.current, memory, tag);
         if let Step::Finished(result) = step {
-            let written = written(&self.current, result);
+            let written = self.current.written(result);
             return self.finish_current(memory, result, written, done);
         }
         self.current.memory = Some(Arc::clone(memory));
@@ -320,7 +180,7 @@ impl BlockHandler {
         };
         let step = advance(&mut *self.engine, &mut work, &memory, tag);
         if let Step::Finished(result) = step {
-            let written = written(&work, result);
+            let written = work.written(result);
             finish(&self.target, &work, &memory, result, written, done);
             self.retire(tag, work);
             return true;
@@ -351,7 +211,7 @@ impl BlockHandler {
             Progress::Finished(result) => {
                 let Some(mut work) = slot.take() else { return };
                 if let Some(memory) = work.memory.take() {
-                    let written = written(&work, result);
+                    let written = work.written(result);
                     finish(&self.target, &work, &memory, result, written, done);
                 }
                 self.retire(tag, work);
@@ -412,14 +272,6 @@ fn advance(engine: &mut dyn Engine, work: &mut Work, memory: &Arc<Snapshot>, tag
                 }
             }
         }
-    }
-}
-
-/// Bytes of device-writable data that hold what was asked for, counted from the first.
-fn written(work: &Work, result: Result<(), Refusal>) -> u64 {
-    match (work.kind, result) {
-        (Kind::Read, Ok(())) => work.data_in,
-        _ => 0,
     }
 }
 

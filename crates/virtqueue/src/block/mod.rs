@@ -16,6 +16,7 @@ mod request;
 mod segments;
 mod tally;
 mod target;
+mod work;
 
 #[cfg(test)]
 mod tests;

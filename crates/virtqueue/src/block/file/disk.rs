@@ -440,3 +440,53 @@ fn unable(error: &io::Error) -> bool {
         Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ENOTTY | libc::EINVAL)
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Any file will do: a flush needs no permission to write.
+    fn disk() -> Disk {
+        let file = File::open("/proc/self/exe").unwrap();
+        Disk::new(file, Medium::Regular, None, 512, true, false)
+    }
+
+    fn flush(disk: &Disk) -> io::Result<usize> {
+        // SAFETY: a flush has no data.
+        unsafe { disk.perform(&Operation::FLUSH, &mut None) }
+    }
+
+    #[test]
+    fn what_was_lost_stays_lost() {
+        for error in [libc::EIO, libc::ENOSPC, libc::EDQUOT] {
+            let disk = disk();
+            assert!(flush(&disk).is_ok());
+            assert!(disk.flushed(Err(io::Error::from_raw_os_error(error))).is_err());
+            // The kernel has nothing more to complain about, but the data is gone.
+            assert_eq!(flush(&disk).unwrap_err().raw_os_error(), Some(libc::EIO));
+            assert!(flush(&disk).is_err());
+        }
+    }
+
+    #[test]
+    fn a_stable_write_may_be_the_one_to_learn_of_a_loss() {
+        let disk = disk();
+        disk.note_stable_write(&Err(io::Error::from_raw_os_error(libc::ENOSPC)));
+        assert!(
+            flush(&disk).is_ok(),
+            "the write itself found no room: nothing was lost"
+        );
+        disk.note_stable_write(&Err(io::Error::from_raw_os_error(libc::EIO)));
+        assert!(flush(&disk).is_err());
+    }
+
+    #[test]
+    fn an_interrupted_flush_loses_nothing() {
+        let disk = disk();
+        assert!(
+            disk.flushed(Err(io::Error::from_raw_os_error(libc::EINTR)))
+                .is_err()
+        );
+        assert!(flush(&disk).is_ok());
+    }
+}

@@ -18,6 +18,9 @@ const INLINE_WRITE: usize = 64 << 10;
 const SLOW_WRITE: Duration = Duration::from_micros(500);
 /// … and writes are handed over for this long.
 const HAND_OVER: Duration = Duration::from_millis(50);
+/// The kernel sets the event a little after a completion can be seen, so one that has been taken may
+/// leave the event set. To reset it at every look would cost a polling worker a system call each time.
+const MAX_LOOKS: u32 = 32;
 /// A write of part of a page may have to read the rest first.
 const PAGE: u64 = 4096;
 
@@ -25,8 +28,8 @@ pub(super) struct FileEngine {
     ring: Option<Ring>,
     backend: Arc<FileBackend>,
     mailbox: Arc<Mailbox>,
-    /// Completions were seen, so the event may be set although nothing is left.
-    stale: bool,
+    /// Looks since the event was last reset.
+    looks: u32,
     inline: Inline,
 }
 
@@ -44,7 +47,9 @@ impl FileEngine {
         let mailbox = Arc::new(Mailbox::new()?);
         let ring = match backend.choice {
             EngineChoice::Threads => None,
-            _ => Some(Ring::new(mailbox.fd())?),
+            EngineChoice::IoUring => Some(Ring::new(mailbox.fd())?),
+            // There may be a limit to the number of rings.
+            EngineChoice::Auto => Ring::new(mailbox.fd()).ok().filter(|_| backend.rings),
         };
         // Direct access waits for the device, whatever the flags say.
         let inline = backend.inline && backend.disk.direct.is_none();
@@ -58,7 +63,7 @@ impl FileEngine {
             ring,
             backend,
             mailbox,
-            stale: false,
+            looks: 0,
             inline,
         })
     }
@@ -166,16 +171,16 @@ impl Engine for FileEngine {
         if self.ring.as_mut().is_some_and(|ring| !ring.commit()) {
             // Look again soon: nothing else would wake the worker for what is still to be submitted.
             self.mailbox.signal();
-            self.stale = true;
         }
     }
 
     fn reap(&mut self, out: &mut Vec<Completed>) {
+        self.looks += 1;
         let ready = self.ring.as_mut().is_some_and(Ring::has_completions);
-        if ready || self.stale {
+        if ready || self.looks > MAX_LOOKS {
             // Before looking: what completes afterwards sets the event again.
             self.mailbox.clear();
-            self.stale = ready;
+            self.looks = 0;
         }
         self.mailbox.drain(out);
         if let Some(ring) = &mut self.ring {

@@ -70,24 +70,26 @@ pub(super) struct FileBackend {
     disk: Arc<Disk>,
     pool: pool::Pool,
     choice: EngineChoice,
+    /// The kernel has io_uring, and it may be used.
+    rings: bool,
     inline: bool,
 }
 
 impl FileBackend {
     pub(super) fn open(options: FileOptions) -> io::Result<Self> {
-        let (mut choice, inline) = (options.engine, options.inline);
-        // Old kernels and many containers have no io_uring.
-        match choice {
-            EngineChoice::Threads => {}
-            EngineChoice::IoUring => ring::Ring::probe()?,
-            EngineChoice::Auto if ring::Ring::probe().is_ok() => choice = EngineChoice::IoUring,
-            EngineChoice::Auto => choice = EngineChoice::Threads,
-        }
+        let (choice, inline) = (options.engine, options.inline);
+        let rings = match choice {
+            EngineChoice::Threads => false,
+            EngineChoice::IoUring => ring::Ring::probe().map(|()| true)?,
+            // Old kernels and many containers have no io_uring.
+            EngineChoice::Auto => ring::Ring::probe().is_ok(),
+        };
         let disk = Arc::new(open::open(options)?);
         Ok(Self {
             pool: pool::Pool::new(Arc::clone(&disk)),
             disk,
             choice,
+            rings,
             inline,
         })
     }
@@ -112,10 +114,7 @@ impl Backend for FileBackend {
     }
 
     fn name(&self) -> &'static str {
-        match self.choice {
-            EngineChoice::Threads => "threads",
-            _ => "io_uring",
-        }
+        if self.rings { "io_uring" } else { "threads" }
     }
 
     fn can_discard(&self) -> bool {

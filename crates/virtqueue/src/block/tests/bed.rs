@@ -205,9 +205,30 @@ impl Driver {
         }
     }
 
+    /// Whether an idle handler leaves its worker asleep.
+    pub fn assert_quiet(&mut self) {
+        let Some(fd) = self.handler.completion_fd() else {
+            return;
+        };
+        let mut poll = libc::pollfd {
+            fd,
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        for _ in 0..100 {
+            // SAFETY: one valid entry.
+            if unsafe { libc::poll(&mut poll, 1, 0) } == 0 {
+                return;
+            }
+            self.handler.reap(&mut self.done).unwrap();
+        }
+        panic!("an idle handler keeps its worker awake");
+    }
+
     pub fn run(&mut self) {
         self.start().unwrap();
         self.finish();
+        self.assert_quiet();
     }
 
     pub fn answer(&self, laid: &Laid) -> Answer {
