@@ -88,7 +88,13 @@ class Rig:
 
     def enable_queues(self) -> None:
         for queue, driver in zip(self.device.queues, self.drivers, strict=True):
-            queue.configure(size=driver.size, **driver.addresses)
+            layout = driver.layout
+            queue.configure(
+                size=driver.size,
+                descriptors=layout.descriptors,
+                available=layout.available,
+                used=layout.used,
+            )
             queue.set_call(self._used.set)
             queue.start()
 

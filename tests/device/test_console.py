@@ -6,9 +6,9 @@ import select
 import socket
 import subprocess
 import sys
+import termios
 import textwrap
 import time
-import tty
 from collections.abc import Callable
 from pathlib import Path
 
@@ -231,17 +231,17 @@ def test_standard_input_and_output() -> None:
 
 def test_a_terminal_is_raw_and_given_back() -> None:
     master, slave = pty.openpty()
-    before = tty.tcgetattr(slave)
+    before = termios.tcgetattr(slave)
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(STDIO)], stdin=slave, stdout=slave, start_new_session=True
     )
     try:
         assert read_from(master, 2) == b"> "
-        assert tty.tcgetattr(slave)[3] != before[3]
+        assert termios.tcgetattr(slave)[3] != before[3]
         os.write(master, b"\x03\x04.")  # Ctrl-C and Ctrl-D are the guest's
         assert read_from(master, 3) == b"\x03\x04."
         assert process.wait(20) == 0
-        assert tty.tcgetattr(slave) == before
+        assert termios.tcgetattr(slave) == before
         assert os.get_blocking(slave)
     finally:
         process.kill()

@@ -1,4 +1,4 @@
-"""Each example, driven in the same process."""
+"""Examples, driven in the same process; those of test_served.py as processes of their own."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tests.device.rig import Rig
 import virtio
 from virtio.spec import block, gpio
 
-EXAMPLES = {"checksum.py", "entropy.py", "flaky.py", "lines.py"}
+EXAMPLES = {"checksum.py", "entropy.py", "flaky.py", "lines.py"} | {"computed_disk.py", "console.py"}
 
 
 def test_there_is_a_test_for_every_example() -> None:

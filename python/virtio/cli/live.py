@@ -70,13 +70,14 @@ def _signals(server: Server, more: dict[signal.Signals, SignalHandler]) -> Itera
 def _show(device: Device, server: Server) -> None:
     from rich.console import Console
     from rich.live import Live
+    from rich.text import Text
 
     with Live(console=Console(), refresh_per_second=1 / _INTERVAL, transient=True) as live:
         then, before = time.monotonic(), 0
         while not server.wait(_INTERVAL):
             now, requests = time.monotonic(), _total(device, "chains")
             rate = max(0.0, (requests - before) / (now - then))
-            live.update(counter_line(device, connected=server.connected, rate=rate))
+            live.update(Text(counter_line(device, connected=server.connected, rate=rate)))
             then, before = now, requests
 
 
