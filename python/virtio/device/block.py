@@ -11,7 +11,6 @@ or in a subclass that overrides one of the request methods, they come to Python 
 or raise; see there why the line above is right.
 """
 
-import contextlib
 import logging
 import os
 import stat
@@ -36,9 +35,6 @@ REQUESTS = ("read", "write", "flush", "discard", "write_zeroes", "secure_erase",
 
 DEFAULT_SEG_MAX = 126
 """A request with its header and status then fits the smallest usual queue, of 128."""
-
-MAX_SECTORS = (1 << 31) // SECTOR_SIZE
-MAX_SEGMENTS = 32
 
 _log = logging.getLogger("virtio.device.block")
 
@@ -69,8 +65,8 @@ class BlockDevice(Device):
         discard: bool | None = None,
         write_zeroes: bool = True,
         secure_erase: bool = False,
-        max_sectors: int = MAX_SECTORS,
-        max_segments: int = MAX_SEGMENTS,
+        max_sectors: int | None = None,
+        max_segments: int | None = None,
         lifetime: tuple[int, int, int] | None = None,
         name: str = "",
         mask: int | str = 0,
@@ -137,9 +133,10 @@ class BlockDevice(Device):
             ("secure_erase", F.SECURE_ERASE),
         ):
             if features & bit:
-                config[f"max_{kind}_sectors"], config[f"max_{kind}_seg"] = max_sectors, max_segments
-                setattr(self.target, f"max_{kind}_sectors", max_sectors)
-                setattr(self.target, f"max_{kind}_seg", max_segments)
+                for limit, value in (("sectors", max_sectors), ("seg", max_segments)):
+                    if value is not None:
+                        setattr(self.target, f"max_{kind}_{limit}", value)
+                    config[f"max_{kind}_{limit}"] = getattr(self.target, f"max_{kind}_{limit}")
         if features & F.DISCARD:
             config["discard_sector_alignment"] = alignment
         if features & F.SECURE_ERASE:
@@ -170,7 +167,7 @@ class BlockDevice(Device):
         return IOCompleted
 
     def flush(self) -> Outcome:
-        """Make all completed writes safe. Called after each write too while the cache is write-through."""
+        """Make all completed writes safe. While the cache is write-through, called after each write."""
         self._image.flush()
         return IOCompleted
 
@@ -297,10 +294,7 @@ class BlockDevice(Device):
         if kind == "read":
             self.read(sector, request.data)
         elif kind == "write":
-            with contextlib.suppress(IOCompleted):
-                self.write(sector, request.data)
-            if not self.writeback:
-                self.flush()
+            self.write(sector, request.data)
         elif kind == "flush":
             self.flush()
         elif kind == "discard":
@@ -319,7 +313,7 @@ class BlockDevice(Device):
         if image is None:
             if size is None:
                 raise ConfigurationError("a block device needs an image, or a size for a disk in memory")
-            return BlockTarget.memory(size)
+            return _empty_disk(size) if read_only else BlockTarget.memory(size)
         if isinstance(image, str | os.PathLike | int):
             self._path = image if isinstance(image, int) else Path(os.fspath(image))
             store = BlockTarget.file(image, read_only=read_only, direct=direct, cache=cache)
@@ -375,3 +369,13 @@ class BlockDevice(Device):
     def _check_capacity(size: int) -> None:
         if size < 0 or size % SECTOR_SIZE:
             raise ConfigurationError(f"the size of a disk is a multiple of {SECTOR_SIZE} bytes, not {size}")
+
+
+def _empty_disk(size: int) -> BlockTarget:
+    """Zeros that cannot be written: a sparse file in memory."""
+    fd = os.memfd_create("virtio-disk")
+    try:
+        os.ftruncate(fd, size)
+        return BlockTarget.file(fd, read_only=True)
+    finally:
+        os.close(fd)
