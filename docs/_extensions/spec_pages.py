@@ -1,4 +1,7 @@
-"""Writes the pages below ``docs/standard`` from :mod:`virtio.spec`, each time the documentation is built."""
+"""Writes what is below ``docs/standard`` each time the documentation is built.
+
+That is a page for each device type, from :mod:`virtio.spec`, and a table of the habits of front ends.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from virtio.spec import core, device_types
 from virtio.spec.model import Codes, DeviceType, Feature, Features, Queue, Struct, Type, Union
+from virtio.transport.vhost_user.quirks import QUIRKS
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -27,7 +31,11 @@ def _write_pages(app: Sphinx) -> None:
     pages = {f"{device.name}.md": device_page(device) for device in device_types()}
     pages["core.md"] = core_page()
     pages["index.md"] = index_page(device_types())
-    for left_over in set(folder.glob("*.md")) - {folder / name for name in pages}:
+    pages["front-ends.inc"] = _table(
+        ("seen in", "what it does", "what we do"),
+        [(quirk.seen_in, quirk.habit, quirk.answer) for quirk in QUIRKS],
+    )
+    for left_over in set(folder.iterdir()) - {folder / name for name in pages}:
         left_over.unlink()
     for name, text in pages.items():
         path = folder / name
