@@ -92,7 +92,7 @@ def _closing(text: str, start: int) -> int:
 
 def _members(body: str) -> list[str]:
     """Names of the members, those of anonymous structures and unions included."""
-    names = []
+    names: list[str] = []
     position = 0
     while position < len(body):
         end = body.find(";", position)

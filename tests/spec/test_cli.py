@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+from io import StringIO
 
 import pytest
-from tests.spec.tables import MODULES
+from rich.console import Console
+from tests.spec.tables import MODULES, features
 
 from virtio.cli import run
 
@@ -77,6 +80,20 @@ def test_encode_is_the_reverse(capsys: pytest.CaptureFixture[str]) -> None:
         "VIRTIO_NET_F_STATUS",
         "VIRTIO_F_VERSION_1",
     ]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("name", MODULES)
+def test_fits_a_terminal(name: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = StringIO()
+    terminal = Console(file=text, width=width, highlight=False)
+    monkeypatch.setattr("virtio.cli.spec.console", lambda: terminal)
+    assert run(["spec", name]) == 0
+    shown = text.getvalue()
+    assert max(map(len, shown.splitlines())) <= width
+    # However narrow, names stay whole.
+    for feature in features(name):
+        assert re.search(rf"\b{feature.name}\b", shown)
 
 
 @pytest.mark.parametrize(
