@@ -78,8 +78,8 @@ def demonstrate(monitor: Monitor, report: Report, *, kernel: Path | None = None)
             file.truncate(DISK_SIZE)
         disk = BlockDevice(image, name="block", serial="pyvirtio-demo")
         devices: list[Device] = [disk]
-        # Each gets what it can attach and has a driver for: UML's kernel has none for entropy, and QEMU before
-        # 11.1 cannot attach a console.
+        # Each gets what it can attach and has a driver for: UML's kernel has none for entropy, and QEMU
+        # before 11.1 cannot attach a console.
         console = ConsoleDevice(heard.put, name="console") if monitor == "uml" else None
         devices.append(console if console is not None else EntropyDevice(name="entropy"))
         try:
