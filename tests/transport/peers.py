@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.transport.frontend import FrontEnd, GuestMemory, vring_address
+from tests.transport.frontend import FrontEnd, GuestMemory, eventfds, vring_address
 
 from virtio.transport.vhost_user.codec import encode
 from virtio.transport.vhost_user.messages import (
@@ -216,12 +216,10 @@ class Qemu(Peer):
                 self.tell("SET_BACKEND_REQ_FD", None, (theirs.fileno(),), ack=True)
         front_end.send("SET_OWNER")
         front_end.barrier()
-        self.pending = [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(2)]
-        for index in range(queues):
-            self.tell("SET_VRING_CALL", index, (self.pending[0],), ack=self.acknowledged_vrings)
-            self.tell("SET_VRING_ERR", index, (self.pending[1],), ack=self.acknowledged_vrings)
-        for fd in self.pending:
-            os.close(fd)
+        with eventfds(2) as (call, error):
+            for index in range(queues):
+                self.tell("SET_VRING_CALL", index, (call,), ack=self.acknowledged_vrings)
+                self.tell("SET_VRING_ERR", index, (error,), ack=self.acknowledged_vrings)
         if self.has(P.CONFIG) and config_size:
             front_end.get_config(0, config_size)
         self.mapped = False
