@@ -6,10 +6,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from virtio.errors import ConfigurationError
-from virtio.spec.layout import LEGACY, V1_0, V1_1, V1_2, V1_3, V1_4, Field, Struct, Version, names
+from virtio.spec.layout import Field, Struct, names
 from virtio.spec.model import Code, Codes, DeviceType, Feature, Queue, SharedMemory
-
-VERSIONS = (LEGACY, V1_0, V1_1, V1_2, V1_3, V1_4)
+from virtio.spec.versions import VERSIONS, Version
 
 
 def version(text: str) -> Version:

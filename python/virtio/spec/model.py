@@ -11,13 +11,7 @@ from dataclasses import dataclass
 
 from virtio.errors import ConfigurationError
 from virtio.spec.layout import (
-    LEGACY,
     RW,
-    V1_0,
-    V1_1,
-    V1_2,
-    V1_3,
-    V1_4,
     Array,
     Bits,
     Field,
@@ -27,7 +21,6 @@ from virtio.spec.layout import (
     Struct,
     Type,
     Union,
-    Version,
     W,
     be16,
     be32,
@@ -41,6 +34,7 @@ from virtio.spec.layout import (
     sle64,
     u8,
 )
+from virtio.spec.versions import LEGACY, V1_0, V1_1, V1_2, V1_3, V1_4, Version
 
 __all__ = [
     "LEGACY",
