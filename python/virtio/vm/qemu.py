@@ -85,6 +85,12 @@ def _device(program: Path, index: int, attachment: Attachment, cpus: int) -> str
     return ",".join([name, *(f"{key}={value}" for key, value in properties.items())])
 
 
+def can_attach(device_id: int) -> bool:
+    """Tell whether the installed QEMU has a vhost-user device for a type of device."""
+    offered = _vhost_user_devices(qemu_program())
+    return QEMU_DEVICES.get(device_id) in offered or QEMU_GENERAL_DEVICE in offered
+
+
 def _accelerator() -> str:
     # A KVM without the CPU's help (a paravirtual one, in some clouds) opens, and then does not run a BIOS.
     flags = re.search(r"^flags\s*:.*\b(vmx|svm)\b", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
