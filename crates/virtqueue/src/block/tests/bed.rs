@@ -309,6 +309,18 @@ pub fn image(contents: &[u8]) -> File {
     file
 }
 
+/// A file in memory: no RWF_NOWAIT there, and no way to zero a range but to write.
+pub fn image_in_memory(contents: &[u8]) -> File {
+    // SAFETY: a literal name; the descriptor is new.
+    let file = unsafe {
+        let fd = libc::memfd_create(c"image".as_ptr(), libc::MFD_CLOEXEC);
+        assert!(fd >= 0, "memfd: {}", std::io::Error::last_os_error());
+        File::from(OwnedFd::from_raw_fd(fd))
+    };
+    std::os::unix::fs::FileExt::write_all_at(&file, contents, 0).unwrap();
+    file
+}
+
 /// All ways to get at a file.
 pub const WAYS: [(EngineChoice, bool, bool); 6] = [
     (EngineChoice::IoUring, true, false),

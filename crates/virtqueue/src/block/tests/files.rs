@@ -168,6 +168,29 @@ fn holes_are_punched() {
 }
 
 #[test]
+fn zeroes_are_written_where_the_file_system_cannot_make_them() {
+    for way in WAYS {
+        let file = image_in_memory(&pattern(1 << 20, 3));
+        let target = file_target(&file, way);
+        let mut driver = Driver::new(&target, ALL);
+        assert_eq!(
+            driver
+                .ask(VIRTIO_BLK_T_WRITE_ZEROES, 0, &range(3, 1500, 0), 0)
+                .status,
+            0
+        );
+        let mut expected = pattern(1 << 20, 3);
+        expected[3 * 512..1503 * 512].fill(0);
+        assert!(driver.read(0, 1 << 20) == expected, "{way:?}");
+        assert_eq!(
+            file.metadata().unwrap().blocks(),
+            2048,
+            "without unmap all stays allocated"
+        );
+    }
+}
+
+#[test]
 fn an_image_that_is_no_multiple_of_512() {
     for way in WAYS {
         let file = image(&pattern(1000, 8));

@@ -107,20 +107,19 @@ fn check(target: &Arc<Target>, ops: &[(Op, Vec<usize>)], features: u128) -> Resu
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn every_medium_is_a_disk(
         ops in prop::collection::vec((op(), prop::collection::vec(1usize..700, 0..4)), 1..40),
-        way in 0..WAYS.len() + 1,
+        way in 0..WAYS.len() * 2 + 1,
         writeback: bool,
     ) {
-        let target = if way == WAYS.len() {
-            Arc::new(Target::memory(SECTORS * 512).unwrap())
-        } else {
-            let file = image(&[]);
-            file.set_len(SECTORS * 512).unwrap();
-            file_target(&file, WAYS[way])
+        let zeroes = [0; SECTORS as usize * 512];
+        let target = match (WAYS.get(way), WAYS.get(way.wrapping_sub(WAYS.len()))) {
+            (Some(way), _) => file_target(&image(&zeroes), *way),
+            (None, Some(way)) => file_target(&image_in_memory(&zeroes), *way),
+            (None, None) => Arc::new(Target::memory(SECTORS * 512).unwrap()),
         };
         target.set_writeback(writeback);
         check(&target, &ops, ALL)?;
