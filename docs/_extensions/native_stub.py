@@ -6,6 +6,7 @@ import __future__
 import importlib.machinery
 import importlib.util
 import sys
+import typing
 from pathlib import Path
 from types import CodeType
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,8 @@ class _StubLoader(importlib.machinery.SourceFileLoader):
 
     def source_to_code(self, data: Any, path: Any, *, _optimize: int = -1) -> CodeType:  # type: ignore[override]
         flags = __future__.annotations.compiler_flag
-        return compile(data, path, "exec", flags=flags, dont_inherit=True, optimize=_optimize)
+        code: CodeType = compile(data, path, "exec", flags=flags, dont_inherit=True, optimize=_optimize)
+        return code
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -34,5 +36,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[NAME] = module
+    # A name that type checkers know and the interpreter does not.
+    setattr(typing, "type_check_only", lambda thing: thing)  # noqa: B010
     loader.exec_module(module)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
