@@ -3,15 +3,14 @@
 from collections.abc import Iterator
 
 import pytest
-from tests.transport.frontend import open_descriptors
+from tests.transport.frontend import nothing_left
 from tests.transport.harness import Harness
 
 
 @pytest.fixture(autouse=True)
 def _nothing_left() -> Iterator[None]:
-    before = open_descriptors()
-    yield
-    assert open_descriptors() == before
+    with nothing_left():
+        yield
 
 
 @pytest.fixture

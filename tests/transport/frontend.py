@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from virtio.queue.model.ring import Addresses
 from virtio.transport.vhost_user.codec import Decoder, Message, encode_acknowledgement, encode_request
 from virtio.transport.vhost_user.messages import (
     BACK_END,
@@ -192,18 +193,18 @@ class FrontEnd:
         assert (access.offset, access.size) == (offset, size)
         return access.data
 
-    def ring(
-        self, index: int, size: int, addresses: dict[str, int], memory: GuestMemory, base: int = 0
-    ) -> None:
+    def ring(self, index: int, size: int, addresses: Addresses, memory: GuestMemory, base: int = 0) -> None:
         """Describe a ring: its size, where to begin, and where it is."""
         self.tell("SET_VRING_NUM", VringState(index, size))
         self.tell("SET_VRING_BASE", VringState(index, base))
         self.tell("SET_VRING_ADDR", vring_address(index, addresses, memory))
 
 
-def vring_address(index: int, addresses: dict[str, int], memory: GuestMemory, flags: int = 0) -> VringAddress:
-    user = {name: memory.to_user(address) for name, address in addresses.items()}
-    return VringAddress(index, flags, user["descriptors"], user["used"], user["available"], 0)
+def vring_address(index: int, addresses: Addresses, memory: GuestMemory, flags: int = 0) -> VringAddress:
+    user = memory.to_user
+    return VringAddress(
+        index, flags, user(addresses["descriptors"]), user(addresses["used"]), user(addresses["available"]), 0
+    )
 
 
 def _receive(source: socket.socket, decoder: Decoder) -> Message:
@@ -247,11 +248,17 @@ def open_descriptors() -> set[str]:
     return found
 
 
-def settles_to(before: set[str], timeout: float = TIMEOUT) -> bool:
-    """Wait until no more is open than before."""
-    deadline = time.monotonic() + timeout
-    while len(open_descriptors()) > len(before):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
+def running_threads() -> set[str]:
+    """The threads of this process, native ones among them."""
+    return {task.name for task in Path("/proc/self/task").iterdir()}
+
+
+@contextlib.contextmanager
+def nothing_left() -> Iterator[None]:
+    """Check that what runs inside leaves no descriptor and no thread; threads take a moment to go."""
+    before, threads = open_descriptors(), running_threads()
+    yield
+    deadline = time.monotonic() + TIMEOUT
+    while open_descriptors() - before or running_threads() - threads:
+        assert time.monotonic() < deadline, (open_descriptors() - before, running_threads() - threads)
+        time.sleep(0.001)

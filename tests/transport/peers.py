@@ -12,6 +12,7 @@ from typing import Any
 
 from tests.transport.frontend import FrontEnd, GuestMemory, eventfds, vring_address
 
+from virtio.queue.model.ring import Addresses
 from virtio.transport.vhost_user.codec import encode
 from virtio.transport.vhost_user.messages import (
     F_PROTOCOL_FEATURES,
@@ -28,7 +29,7 @@ class Ring:
     """A ring of the driver, and its notifications."""
 
     size: int
-    addresses: dict[str, int]
+    addresses: Addresses
     kick: int
     call: int
     """Where the driver's end hears calls."""
@@ -50,7 +51,7 @@ class Guest:
 
 @contextmanager
 def guest(
-    memory: GuestMemory, addresses: list[dict[str, int]], size: int, features: int, *, sockets: bool = False
+    memory: GuestMemory, addresses: list[Addresses], size: int, features: int, *, sockets: bool = False
 ) -> Iterator[Guest]:
     """Make notifications for rings that lie at ``addresses``; ``sockets``: calls as UML has them."""
     with ExitStack() as stack:

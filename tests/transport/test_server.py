@@ -8,13 +8,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 from tests.transport.disk import Disk
-from tests.transport.frontend import DisconnectedError, FrontEnd, GuestMemory, open_descriptors, settles_to
+from tests.transport.frontend import (
+    DisconnectedError,
+    FrontEnd,
+    GuestMemory,
+)
 from tests.transport.peers import PEERS, Guest, Peer, Qemu, guest
 from tests.transport.test_peers import FEATURES, QUEUES, SIZE, Driver, transfer
 
@@ -24,14 +27,6 @@ from virtio.queue import Chain
 from virtio.transport import address
 from virtio.transport.vhost_user.codec import encode_request
 from virtio.transport.vhost_user.messages import FRONT_END
-
-
-@pytest.fixture(autouse=True)
-def _nothing_left() -> Iterator[None]:
-    before, threads = open_descriptors(), threading.active_count()
-    yield
-    assert settles_to(before), open_descriptors() - before
-    assert threading.active_count() <= threads
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
 """Transports: they join a device, or a driver, to a wire."""
 
+import contextlib
 import signal
 import threading
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 from virtio.transport.address import parse, starter
@@ -28,16 +30,29 @@ def serve(device: DeviceEnd, address: str) -> None:
     A second signal does what it does otherwise. Called from another thread than the main one, it returns only
     when the address has nothing more to serve.
     """
+    serving: Server | None = None
+    asked = False
+
+    def stop() -> None:
+        nonlocal asked
+        asked = True
+        if serving is not None:
+            serving.shut_down()
+
     try:
-        with start(device, address) as server:
-            _wait(server)
+        with _on_signals(stop), start(device, address) as serving:
+            if asked:  # before there was anything to stop
+                serving.shut_down()
+            serving.wait()
     finally:
         device.close()
 
 
-def _wait(server: Server) -> None:
+@contextlib.contextmanager
+def _on_signals(call: Callable[[], object]) -> Iterator[None]:
+    """Call for the first SIGINT or SIGTERM, if this is the main thread."""
     if threading.current_thread() is not threading.main_thread():
-        server.wait()
+        yield
         return
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -45,13 +60,13 @@ def _wait(server: Server) -> None:
         for number, handler in previous.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
+    def handle(_number: int, _frame: FrameType | None) -> None:
         restore()
-        server.shut_down()
+        call()
 
     for number in previous:
-        signal.signal(number, stop)
+        signal.signal(number, handle)
     try:
-        server.wait()
+        yield
     finally:
         restore()
