@@ -33,13 +33,27 @@ pub enum Rule {
     NotNegotiated,
     /// A request that this device type cannot parse (the handler says which).
     Request,
+    /// Packed: a list longer than the queue.
+    PackedLength,
+    /// Packed: a list made available before all of it was.
+    PackedPartial,
+    /// Packed: an indirect descriptor within a list.
+    PackedIndirectInList,
+    /// Packed: an indirect table whose length is 0 or not a multiple of 16.
+    PackedIndirectLength,
+    /// Packed: a feature used that was not negotiated.
+    PackedNotNegotiated,
+    /// Packed: a buffer id that the device has already.
+    BufferId,
+    /// Packed: a part of the ring that is not aligned as it must be.
+    PackedAlignment,
     /// Nobody's rule: the device itself has failed and needs a reset.
     Device,
 }
 
 impl Rule {
     /// All rules, in the order of their discriminants.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 19] = [
         Self::DescriptorIndex,
         Self::ChainLength,
         Self::NestedIndirect,
@@ -51,6 +65,13 @@ impl Rule {
         Self::AvailableIndex,
         Self::NotNegotiated,
         Self::Request,
+        Self::PackedLength,
+        Self::PackedPartial,
+        Self::PackedIndirectInList,
+        Self::PackedIndirectLength,
+        Self::PackedNotNegotiated,
+        Self::BufferId,
+        Self::PackedAlignment,
         Self::Device,
     ];
 
@@ -66,6 +87,11 @@ impl Rule {
             Self::AvailableIndex => "2.7.6.1",
             Self::NotNegotiated => "2.7.5.3.1",
             Self::Request => "5",
+            Self::PackedLength | Self::PackedPartial => "2.8.17",
+            Self::PackedIndirectInList | Self::PackedNotNegotiated => "2.8.19",
+            Self::PackedIndirectLength => "2.8.7",
+            Self::BufferId => "2.8.6",
+            Self::PackedAlignment => "2.8.11",
             Self::Device => "2.1.2",
         }
     }
@@ -84,6 +110,13 @@ impl Rule {
             Self::AvailableIndex => "available idx moved by more than the queue size",
             Self::NotNegotiated => "feature used that was not negotiated",
             Self::Request => "request that the device type does not define",
+            Self::PackedLength => "descriptor list longer than the queue",
+            Self::PackedPartial => "descriptor list available before all of it is",
+            Self::PackedIndirectInList => "indirect descriptor within a list",
+            Self::PackedIndirectLength => "indirect table length is 0 or not a multiple of 16",
+            Self::PackedNotNegotiated => "feature used that was not negotiated",
+            Self::BufferId => "buffer id in use already",
+            Self::PackedAlignment => "part of the virtqueue is misaligned",
             Self::Device => "the device failed",
         }
     }

@@ -43,9 +43,8 @@ pub fn memory_file(size: u64) -> io::Result<OwnedFd> {
 }
 
 impl Loopback {
-    /// A split ring of `size` entries and `buffers` bytes behind it.
+    /// A ring of `size` entries, in the layout that `features` say, and `buffers` bytes behind it.
     pub fn new(size: u32, features: u64, buffers: u64) -> Result<Self, Error> {
-        debug_assert!(features & feature::RING_PACKED == 0);
         let page = |bytes: u64| bytes.next_multiple_of(4096);
         let available = page(16 * u64::from(size));
         let used = available + page(6 + 2 * u64::from(size));
@@ -67,7 +66,11 @@ impl Loopback {
             available: GUEST + available,
             used: GUEST + used,
             space: Space::Guest,
-            base: 0,
+            base: if features & feature::RING_PACKED != 0 {
+                0x8000_8000
+            } else {
+                0
+            },
             features,
         };
         Ok(Self {

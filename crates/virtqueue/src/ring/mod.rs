@@ -1,12 +1,19 @@
 //! The device's end of a virtqueue, whatever its layout.
 
+mod order;
+mod packed;
+mod packed_driver;
+mod packed_layout;
 mod split;
 mod split_driver;
 mod split_layout;
 mod split_walk;
 #[cfg(test)]
 mod tests;
+mod walk;
 
+pub use packed::PackedRing;
+pub use packed_driver::PackedDriver;
 pub use split::SplitRing;
 pub use split_driver::{Buffer, SplitDriver, Used};
 
@@ -25,6 +32,8 @@ pub mod feature {
     pub const EVENT_IDX: u64 = spec::VIRTIO_F_EVENT_IDX as u64;
     /// `VIRTIO_F_RING_PACKED`
     pub const RING_PACKED: u64 = spec::VIRTIO_F_RING_PACKED as u64;
+    /// `VIRTIO_F_IN_ORDER`
+    pub const IN_ORDER: u64 = spec::VIRTIO_F_IN_ORDER as u64;
 }
 
 /// The largest queue size (VIRTIO 1.4, 2.7).
@@ -61,18 +70,18 @@ pub enum ConfigError {
     Wraps(&'static str, u64),
     /// A base that no ring of this layout returns.
     Base(u32),
-    /// A layout that is not there (yet).
-    Layout,
 }
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Size(size) => write!(f, "queue size {size} is not a power of two up to {MAX_SIZE}"),
+            Self::Size(size) => write!(
+                f,
+                "queue size {size} is not possible: at most {MAX_SIZE}, split: a power of two"
+            ),
             Self::Alignment(area, address) => write!(f, "{area} at {address:#x} is misaligned"),
             Self::Wraps(area, address) => write!(f, "{area} at {address:#x} wraps around"),
-            Self::Base(base) => write!(f, "{base:#x} is no base of a split virtqueue"),
-            Self::Layout => write!(f, "packed virtqueues are not supported"),
+            Self::Base(base) => write!(f, "{base:#x} is no base of such a virtqueue"),
         }
     }
 }
@@ -104,7 +113,9 @@ pub trait DeviceRing: Send {
     /// Where a successor continues, in the form of vhost-user's VRING_BASE. Chains not completed
     /// are offered again, as far as no younger one has been completed.
     fn base(&self) -> u32;
-    /// The same if nothing were offered again: cheap, and never wrong about what was completed.
+    /// Chains held that a successor at `base` does not get to see.
+    fn lost(&self) -> u32;
+    /// The same as `base` if nothing were offered again: cheap, and never wrong about what was completed.
     fn position(&self) -> u32;
 }
 
@@ -113,13 +124,15 @@ pub trait DeviceRing: Send {
 pub enum Ring {
     /// VIRTIO 1.4, 2.7.
     Split(SplitRing),
+    /// VIRTIO 1.4, 2.8.
+    Packed(PackedRing),
 }
 
 impl Ring {
     /// The layout that `config.features` say.
     pub fn new(config: &Config) -> Result<Self, ConfigError> {
         if config.features & feature::RING_PACKED != 0 {
-            return Err(ConfigError::Layout);
+            return Ok(Self::Packed(PackedRing::new(config)?));
         }
         Ok(Self::Split(SplitRing::new(config)?))
     }
@@ -129,6 +142,7 @@ macro_rules! each_layout {
     ($self:ident, $ring:ident => $call:expr) => {
         match $self {
             Ring::Split($ring) => $call,
+            Ring::Packed($ring) => $call,
         }
     };
 }
@@ -158,6 +172,9 @@ impl DeviceRing for Ring {
     }
     fn base(&self) -> u32 {
         each_layout!(self, ring => ring.base())
+    }
+    fn lost(&self) -> u32 {
+        each_layout!(self, ring => ring.lost())
     }
     fn position(&self) -> u32 {
         each_layout!(self, ring => ring.position())

@@ -1,5 +1,6 @@
 //! The device's end of a split virtqueue (VIRTIO 1.4, 2.7).
 
+use super::order::Order;
 use super::split_layout::{self as layout, Parts};
 use super::{Config, ConfigError, DeviceRing, MAX_SIZE, feature};
 use crate::chain::{Batch, Token};
@@ -18,6 +19,8 @@ pub struct SplitRing {
     mask: u16,
     event_idx: bool,
     pub(super) indirect: bool,
+    /// With VIRTIO_F_IN_ORDER: completions wait here until it is their turn.
+    order: Option<Order>,
     /// Where the three parts lie, in the snapshot of generation `mapped`.
     parts: Option<Parts>,
     mapped: u64,
@@ -73,6 +76,7 @@ impl SplitRing {
             mask: (size - 1) as u16,
             event_idx,
             indirect: config.features & feature::INDIRECT_DESC != 0,
+            order: (config.features & feature::IN_ORDER != 0).then(Order::default),
             parts: None,
             mapped: 0,
             started: false,
@@ -179,7 +183,10 @@ impl SplitRing {
             }
             Some(_) => {}
         }
-        self.walk(memory, parts, batch, head)?;
+        let room = self.walk(memory, parts, batch, head)?;
+        if let Some(order) = &mut self.order {
+            order.taken(Token { id: head, slots: 1 }, room);
+        }
         self.state[usize::from(head)] = HELD | u32::from(self.next);
         self.held += 1;
         self.next = self.next.wrapping_add(1);
@@ -273,24 +280,27 @@ impl DeviceRing for SplitRing {
             }
         }
         self.held -= 1;
-        let slot = self.used & self.mask;
-        if let Some(log) = memory.dirty_log() {
+        if memory.dirty_log().is_some() {
             self.log_buffers(memory, &parts, token.id, written);
-            log.mark(parts.used_entry_guest(slot), layout::USED_ENTRY_SIZE);
         }
-        parts.set_used_entry(slot, u32::from(token.id), written);
-        self.used = self.used.wrapping_add(1);
+        match &mut self.order {
+            Some(order) => order.completed(token.id, written),
+            None => self.write_used(memory, &parts, token.id, 1, written),
+        }
         Ok(())
     }
 
     fn publish(&mut self, memory: &Snapshot) -> Result<bool, Fault> {
+        let Some(parts) = self.parts(memory)? else {
+            return Ok(false);
+        };
+        while let Some(group) = self.order.as_mut().and_then(Order::next_group) {
+            self.write_used(memory, &parts, group.id, group.chains, group.written);
+        }
         let (old, new) = (self.published, self.used);
         if old == new {
             return Ok(false);
         }
-        let Some(parts) = self.parts(memory)? else {
-            return Ok(false);
-        };
         // Release: pairs with the driver's acquire of `used.idx`; it sees the entries, and what
         // was written into the buffers.
         parts.set_used_idx(new, Ordering::Release);
@@ -345,17 +355,11 @@ impl DeviceRing for SplitRing {
     }
 
     fn base(&self) -> u32 {
-        let mut ages: Vec<u16> = self
-            .state
-            .iter()
-            .filter(|state| *state & HELD != 0)
-            .map(|state| self.next.wrapping_sub(*state as u16))
-            .collect();
-        ages.sort_unstable();
-        // The youngest chain has age 1. As far as the held ones are the youngest, without a gap, they
-        // can be offered again.
-        let again = (1..).zip(&ages).take_while(|(age, held)| age == *held).count();
-        u32::from(self.next.wrapping_sub(again as u16))
+        u32::from(self.next.wrapping_sub(self.again()))
+    }
+
+    fn lost(&self) -> u32 {
+        self.held.saturating_sub(u32::from(self.again()))
     }
 
     fn position(&self) -> u32 {
@@ -364,6 +368,34 @@ impl DeviceRing for SplitRing {
 }
 
 impl SplitRing {
+    /// How many of the youngest chains a successor can take again: those held, as far as no
+    /// younger one has been completed; in order, all that the driver has not been told of.
+    fn again(&self) -> u16 {
+        if let Some(order) = &self.order {
+            return order.len() as u16;
+        }
+        let mut ages: Vec<u16> = self
+            .state
+            .iter()
+            .filter(|state| *state & HELD != 0)
+            .map(|state| self.next.wrapping_sub(*state as u16))
+            .collect();
+        ages.sort_unstable();
+        // The youngest chain has age 1.
+        (1..).zip(&ages).take_while(|(age, held)| age == *held).count() as u16
+    }
+
+    /// Writes a used entry that stands for `chains` chains.
+    #[inline]
+    fn write_used(&mut self, memory: &Snapshot, parts: &Parts, id: u16, chains: u16, written: u32) {
+        let slot = self.used & self.mask;
+        if let Some(log) = memory.dirty_log() {
+            log.mark(parts.used_entry_guest(slot), layout::USED_ENTRY_SIZE);
+        }
+        parts.set_used_entry(slot, u32::from(id), written);
+        self.used = self.used.wrapping_add(chains);
+    }
+
     fn set_quiet(&mut self, memory: &Snapshot, parts: &Parts, quiet: bool) {
         parts.set_used_flags(if quiet { layout::NO_NOTIFY } else { 0 });
         if let Some(log) = memory.dirty_log() {

@@ -4,6 +4,7 @@ use super::split_layout::{self as layout, Descriptor, Parts};
 use super::{Config, ConfigError, SplitRing, feature};
 use crate::fault::{Fault, Rule};
 use crate::memory::{Snapshot, Space};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
@@ -42,6 +43,10 @@ pub struct SplitDriver {
     link: Box<[u16]>,
     /// For each head the number of its chain's descriptors; 0 where no chain is out.
     count: Box<[u16]>,
+    /// For each head the bytes in its device-writable part.
+    room: Box<[u32]>,
+    /// With VIRTIO_F_IN_ORDER: the heads that are out, oldest first.
+    order: Option<VecDeque<u16>>,
     free: u16,
     free_head: u16,
     next: u16,
@@ -77,6 +82,8 @@ impl SplitDriver {
             indirect: config.features & feature::INDIRECT_DESC != 0,
             link: (1..=size).map(|next| next as u16).collect(),
             count: vec![0; size as usize].into_boxed_slice(),
+            room: vec![0; size as usize].into_boxed_slice(),
+            order: (config.features & feature::IN_ORDER != 0).then(|| VecDeque::with_capacity(size as usize)),
             free: size as u16,
             free_head: 0,
             next: 0,
@@ -130,7 +137,7 @@ impl SplitDriver {
             last = index;
             index = next;
         }
-        self.offer(head, last, index, total as u16);
+        self.offer(head, last, index, total as u16, room(writable));
         Some(head)
     }
 
@@ -170,19 +177,23 @@ impl SplitDriver {
             next: 0,
         };
         self.parts.set_descriptor(head, &descriptor);
-        self.offer(head, head, next, 1);
+        self.offer(head, head, next, 1, room(writable));
         Some(head)
     }
 
     /// Puts a chain into the available ring and takes its descriptors off the free list.
     #[inline]
-    fn offer(&mut self, head: u16, last: u16, free_head: u16, count: u16) {
+    fn offer(&mut self, head: u16, last: u16, free_head: u16, count: u16, room: u32) {
         self.link[usize::from(head)] = if last == head {
             head
         } else {
             self.link[usize::from(head)]
         };
         self.count[usize::from(head)] = count;
+        self.room[usize::from(head)] = room;
+        if let Some(order) = &mut self.order {
+            order.push_back(head);
+        }
         self.free -= count;
         self.free_head = free_head;
         self.parts.set_available_entry(self.next & self.mask, head);
@@ -221,13 +232,54 @@ impl SplitDriver {
             return Err(Fault::new(Rule::Device, detail));
         }
         let wanted = usize::from(ready).min(max);
-        for _ in 0..wanted {
+        let mut done = 0;
+        while done < wanted {
             let (id, len) = self.parts.used_entry(self.seen & self.mask);
-            let head = self.take_back(id)?;
-            self.seen = self.seen.wrapping_add(1);
-            each(Used { head, len });
+            let chains = if self.order.is_some() {
+                self.take_back_until(id, len, ready - done as u16, &mut each)?
+            } else {
+                let head = self.take_back(id)?;
+                each(Used {
+                    head,
+                    len: checked(head, len, self.room[usize::from(head)])?,
+                });
+                1
+            };
+            self.seen = self.seen.wrapping_add(chains);
+            done += usize::from(chains);
         }
-        Ok(wanted)
+        Ok(done)
+    }
+
+    /// In order: a used entry stands for all chains up to the one that it names, those before it
+    /// used completely (VIRTIO 1.4, 2.7.9).
+    fn take_back_until(
+        &mut self,
+        id: u32,
+        len: u32,
+        ready: u16,
+        each: &mut impl FnMut(Used),
+    ) -> Result<u16, Fault> {
+        let mut chains = 0;
+        // No more than `used.idx` says are used.
+        while chains < ready {
+            let Some(head) = self.order.as_mut().and_then(VecDeque::pop_front) else {
+                break;
+            };
+            self.take_back(u32::from(head))?;
+            chains += 1;
+            let room = self.room[usize::from(head)];
+            if u32::from(head) == id {
+                each(Used {
+                    head,
+                    len: checked(head, len, room)?,
+                });
+                return Ok(chains);
+            }
+            each(Used { head, len: room });
+        }
+        let detail = format!("used id {id} is not among the {ready} oldest chains that are out");
+        Err(Fault::new(Rule::Device, detail))
     }
 
     /// Frees the descriptors of a chain that was out.
@@ -274,4 +326,21 @@ impl SplitDriver {
             self.parts.set_available_flags(layout::NO_INTERRUPT);
         }
     }
+}
+
+/// Bytes of all buffers.
+pub(super) fn room(writable: &[Buffer]) -> u32 {
+    writable
+        .iter()
+        .fold(0, |sum: u32, buffer| sum.saturating_add(buffer.len))
+}
+
+/// The length that the device says it has written, if there is room for it.
+#[inline]
+pub(super) fn checked(id: u16, written: u32, room: u32) -> Result<u32, Fault> {
+    if written > room {
+        let detail = format!("{written} bytes written into buffer {id} of {room}");
+        return Err(Fault::new(Rule::Device, detail));
+    }
+    Ok(written)
 }

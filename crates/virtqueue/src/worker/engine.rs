@@ -82,10 +82,9 @@ impl Engine {
         let _ = catch_unwind(AssertUnwindSafe(|| drop(handler)));
         drop(reader);
         let base = ring.base();
-        let again = ring.position().wrapping_sub(base) & 0xffff;
         let stopped = Stopped {
             base,
-            lost: ring.outstanding().saturating_sub(again),
+            lost: ring.lost(),
             drained,
         };
         let Err(fault) = served else { return ended(stopped) };

@@ -1,6 +1,7 @@
 //! The split ring against rings written by hand.
 
 mod malformed;
+mod packed;
 mod properties;
 mod published;
 
@@ -327,10 +328,6 @@ fn configurations_that_cannot_be() {
         ConfigError::Wraps(..)
     ));
     assert!(matches!(refused(|c| c.base = 0x10000), ConfigError::Base(..)));
-    assert!(matches!(
-        refused(|c| c.features |= feature::RING_PACKED),
-        ConfigError::Layout
-    ));
     for size in (0..16).map(|power| 1 << power) {
         Ring::new(&Config { size, ..good }).unwrap();
     }

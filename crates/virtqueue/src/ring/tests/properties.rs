@@ -125,7 +125,8 @@ impl Model {
             }
             Step::Complete(which, written) => {
                 if !self.taken.is_empty() {
-                    let (head, ..) = self.taken.remove(which % self.taken.len());
+                    let (head, _, room) = self.taken.remove(which % self.taken.len());
+                    let written = written.min(room as u32);
                     self.device
                         .complete(&memory, Token { id: head, slots: 1 }, written)
                         .unwrap();

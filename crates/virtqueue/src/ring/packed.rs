@@ -1,0 +1,496 @@
+//! The device's end of a packed virtqueue (VIRTIO 1.4, 2.8).
+
+use super::order::Order;
+use super::packed_layout::{self as layout, Head, Parts, Position};
+use super::split_layout::{Descriptor, INDIRECT, NEXT, WRITE};
+use super::walk::{Table, Walk};
+use super::{Config, ConfigError, DeviceRing, MAX_SIZE, feature};
+use crate::chain::{Batch, Token};
+use crate::fault::{Fault, Rule};
+use crate::memory::{AccessError, Snapshot};
+use std::sync::atomic::{Ordering, fence};
+
+/// A batch is full when it has so many segments, however few chains those are.
+const BATCH_SEGMENTS: usize = 4096;
+
+/// What is known of a buffer id.
+#[derive(Clone, Copy, Debug, Default)]
+struct Held {
+    /// When it was taken, as a count of chains.
+    turn: u32,
+    /// Descriptors that it occupies; 0: the device does not have it.
+    slots: u16,
+    /// Whether `Log::buffers` knows what it may write to.
+    logged: bool,
+}
+
+/// The device's end of a packed virtqueue.
+#[derive(Debug)]
+pub struct PackedRing {
+    config: Config,
+    event_idx: bool,
+    indirect: bool,
+    /// With VIRTIO_F_IN_ORDER: completions wait here until it is their turn.
+    order: Option<Order>,
+    /// Where the three parts lie, in the snapshot of generation `mapped`.
+    parts: Option<Parts>,
+    mapped: u64,
+    ring_guest: u64,
+    event_guest: u64,
+    /// The next descriptor to take, and the next to use.
+    next: Position,
+    used: Position,
+    /// The first used descriptor that the driver does not see yet; all behind it are written.
+    withheld: Option<(u16, Head)>,
+    /// Descriptors that `used` has moved by since the last `publish`.
+    moved: u32,
+    quiet: bool,
+    /// By buffer id; grows to the greatest id that the driver uses.
+    ids: Vec<Held>,
+    turn: u32,
+    held: u32,
+    log: Log,
+    broken: Option<Fault>,
+}
+
+/// What chains may write to, kept while there is a dirty log: the descriptors themselves may be
+/// overwritten by used ones before a chain is complete.
+#[derive(Debug, Default)]
+struct Log {
+    buffers: Vec<Vec<(u64, u32)>>,
+}
+
+impl PackedRing {
+    /// A ring that continues at `config.base`: the available position in the low half, the used one
+    /// in the high half, each with its wrap counter in bit 15. Guest memory is not looked at yet.
+    pub fn new(config: &Config) -> Result<Self, ConfigError> {
+        let size = config.size;
+        if size == 0 || size > MAX_SIZE {
+            return Err(ConfigError::Size(size));
+        }
+        for (name, address, align, length) in [
+            ("descriptor ring", config.descriptors, 16, layout::ring_size(size)),
+            (
+                "driver event suppression",
+                config.available,
+                4,
+                layout::EVENT_SIZE,
+            ),
+            ("device event suppression", config.used, 4, layout::EVENT_SIZE),
+        ] {
+            if address % align != 0 {
+                return Err(ConfigError::Alignment(name, address));
+            }
+            if address.checked_add(length).is_none() {
+                return Err(ConfigError::Wraps(name, address));
+            }
+        }
+        let next = Position::from_word(config.base as u16);
+        let used = Position::from_word((config.base >> 16) as u16);
+        if u32::from(next.offset) >= size || u32::from(used.offset) >= size {
+            return Err(ConfigError::Base(config.base));
+        }
+        Ok(Self {
+            config: *config,
+            event_idx: config.features & feature::EVENT_IDX != 0,
+            indirect: config.features & feature::INDIRECT_DESC != 0,
+            order: (config.features & feature::IN_ORDER != 0).then(Order::default),
+            parts: None,
+            mapped: 0,
+            ring_guest: 0,
+            event_guest: 0,
+            next,
+            used,
+            withheld: None,
+            moved: 0,
+            quiet: false,
+            ids: Vec::new(),
+            turn: 0,
+            held: 0,
+            log: Log::default(),
+            broken: None,
+        })
+    }
+
+    /// The parts in `memory`, if they are mapped.
+    #[inline]
+    fn parts(&mut self, memory: &Snapshot) -> Result<Option<Parts>, Fault> {
+        if memory.generation() != self.mapped {
+            self.resolve(memory)?;
+        }
+        Ok(self.parts)
+    }
+
+    #[cold]
+    fn resolve(&mut self, memory: &Snapshot) -> Result<(), Fault> {
+        let Config {
+            size,
+            descriptors,
+            available,
+            used,
+            space,
+            ..
+        } = self.config;
+        self.parts = None;
+        let part = |name: &str, address, length, align: usize, write| {
+            match memory.contiguous(space, address, length, write) {
+                // What the front end's offsets are is its own choice, atomics need this.
+                Ok(found) if (found.host as usize) % align != 0 => Err(Fault::new(
+                    Rule::PackedAlignment,
+                    format!("{name} at {address:#x} is misaligned in host memory"),
+                )),
+                Ok(found) => Ok(Some(found)),
+                Err(AccessError::Unmapped { .. }) => Ok(None),
+                Err(error) => Err(Fault::new(Rule::Address, format!("{name}: {error}"))),
+            }
+        };
+        let parts = (
+            part("descriptor ring", descriptors, layout::ring_size(size), 8, true)?,
+            part(
+                "driver event suppression",
+                available,
+                layout::EVENT_SIZE,
+                2,
+                false,
+            )?,
+            part("device event suppression", used, layout::EVENT_SIZE, 2, true)?,
+        );
+        if let (Some(ring), Some(driver), Some(device)) = parts {
+            // SAFETY: all three were resolved in `memory`, with the sizes, alignments and rights that
+            // the layout needs. They are used only with a snapshot of the same generation, which
+            // is the same snapshot.
+            self.parts = Some(unsafe { Parts::new(size, ring.host, device.host, driver.host) });
+            (self.ring_guest, self.event_guest) = (ring.guest, device.guest);
+        }
+        self.mapped = memory.generation();
+        Ok(())
+    }
+
+    /// Walks the list that begins at `self.next` with `head` into `batch`: its id, slots and room.
+    #[inline]
+    fn walk(
+        &self,
+        memory: &Snapshot,
+        parts: &Parts,
+        batch: &mut Batch,
+        mut head: Head,
+    ) -> Result<(Token, u64), Fault> {
+        let mut walk = Walk::new(self.config.size);
+        let mut at = self.next;
+        let mut slots = 1;
+        loop {
+            let addr = parts.addr(at.offset);
+            if head.flags & INDIRECT != 0 {
+                if slots > 1 || head.flags & NEXT != 0 {
+                    let detail = format!("at offset {}, in a list", at.offset);
+                    return Err(Fault::new(Rule::PackedIndirectInList, detail));
+                }
+                self.walk_table(memory, batch, &mut walk, addr, head.len)?;
+                break;
+            }
+            walk.buffer(memory, batch, addr, head.len, head.flags & WRITE != 0)?;
+            if head.flags & NEXT == 0 {
+                break;
+            }
+            if u32::from(slots) == self.config.size {
+                let detail = format!("more than {} descriptors", self.config.size);
+                return Err(Fault::new(Rule::PackedLength, detail));
+            }
+            slots += 1;
+            at = at.after(1, self.config.size);
+            // Relaxed: the driver wrote it before the first one's flags, which were acquired.
+            head = parts.head(at.offset, Ordering::Relaxed);
+            if !head.available_at(at) {
+                let detail = format!("descriptor {} of a list is not available", at.offset);
+                return Err(Fault::new(Rule::PackedPartial, detail));
+            }
+        }
+        // The last descriptor's id is the list's (2.8.6).
+        let token = Token { id: head.id, slots };
+        let room = walk.room();
+        walk.finish(batch, token);
+        Ok((token, room))
+    }
+
+    /// Reads an indirect table: all of its entries in order; of their flags only WRITE counts (2.8.7).
+    fn walk_table(
+        &self,
+        memory: &Snapshot,
+        batch: &mut Batch,
+        walk: &mut Walk,
+        addr: u64,
+        len: u32,
+    ) -> Result<(), Fault> {
+        if !self.indirect {
+            let detail = "indirect descriptor without VIRTIO_F_INDIRECT_DESC";
+            return Err(Fault::new(Rule::PackedNotNegotiated, detail));
+        }
+        let table = Table::new(memory, addr, len, Rule::PackedIndirectLength)?;
+        for index in 0..table.entries() {
+            let Descriptor {
+                addr,
+                len,
+                next: flags,
+                ..
+            } = table.entry(memory, index)?;
+            // As in the ring, flags are the last two bytes: what a split descriptor calls `next`.
+            walk.buffer(memory, batch, addr, len, flags & WRITE != 0)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the chain at `self.next`, whose first descriptor is `head`.
+    #[inline]
+    fn take_one(
+        &mut self,
+        memory: &Snapshot,
+        parts: &Parts,
+        batch: &mut Batch,
+        head: Head,
+    ) -> Result<(), Fault> {
+        let (token, room) = self.walk(memory, parts, batch, head)?;
+        let index = usize::from(token.id);
+        if index >= self.ids.len() {
+            self.ids.resize(index + 1, Held::default());
+        }
+        let held = &mut self.ids[index];
+        if held.slots != 0 {
+            let detail = format!("buffer id {} is in use already", token.id);
+            return Err(Fault::new(Rule::BufferId, detail));
+        }
+        let logged = memory.dirty_log().is_some();
+        *held = Held {
+            turn: self.turn,
+            slots: token.slots,
+            logged,
+        };
+        if logged {
+            self.log.remember(index, batch);
+        }
+        if let Some(order) = &mut self.order {
+            order.taken(token, room);
+        }
+        self.turn = self.turn.wrapping_add(1);
+        self.held += 1;
+        self.next = self.next.after(token.slots, self.config.size);
+        Ok(())
+    }
+
+    /// Writes a used descriptor for `slots` descriptors.
+    #[inline]
+    fn write_used(&mut self, memory: &Snapshot, parts: &Parts, id: u16, slots: u16, written: u32) {
+        let flags = self.used.used() | if written > 0 { WRITE } else { 0 };
+        let head = Head {
+            len: written,
+            id,
+            flags,
+        };
+        if self.withheld.is_none() {
+            self.withheld = Some((self.used.offset, head));
+        } else {
+            // Behind a descriptor that the driver does not see yet, so neither does it see this one.
+            parts.set_head(self.used.offset, head, Ordering::Relaxed);
+        }
+        if let Some(log) = memory.dirty_log() {
+            log.mark(self.ring_guest + 16 * u64::from(self.used.offset) + 8, 8);
+        }
+        self.used = self.used.after(slots, self.config.size);
+        self.moved += u32::from(slots);
+    }
+
+    fn fault(&mut self, fault: Fault) -> Fault {
+        self.broken = Some(fault.clone());
+        fault
+    }
+
+    fn set_event(&mut self, memory: &Snapshot, parts: &Parts, flags: u16) {
+        parts.set_event(flags, self.next);
+        if let Some(log) = memory.dirty_log() {
+            log.mark(self.event_guest, layout::EVENT_SIZE);
+        }
+        self.quiet = flags == layout::EVENT_DISABLE;
+    }
+}
+
+impl DeviceRing for PackedRing {
+    fn map(&mut self, memory: &Snapshot) -> Result<bool, Fault> {
+        Ok(self.parts(memory)?.is_some())
+    }
+
+    fn take(&mut self, memory: &Snapshot, batch: &mut Batch, max: usize) -> Result<usize, Fault> {
+        if let Some(fault) = &self.broken {
+            return Err(fault.clone());
+        }
+        debug_assert!(batch.lies_in(memory));
+        let Some(parts) = self.parts(memory)? else {
+            return Ok(0);
+        };
+        for taken in 0..max {
+            // Acquire: pairs with the driver's release of the flags; the rest of the list, and what
+            // is in its buffers, is there.
+            let head = parts.head(self.next.offset, Ordering::Acquire);
+            // A ring has no room for more, whatever its flags say: they may be flipped at any time.
+            let full = self.held >= self.config.size;
+            if !head.available_at(self.next) || full || batch.segment_count() >= BATCH_SEGMENTS {
+                return Ok(taken);
+            }
+            if let Err(fault) = self.take_one(memory, &parts, batch, head) {
+                batch.abandon_chain();
+                let fault = self.fault(fault);
+                return if taken > 0 { Ok(taken) } else { Err(fault) };
+            }
+        }
+        Ok(max)
+    }
+
+    #[inline]
+    fn complete(&mut self, memory: &Snapshot, token: Token, written: u32) -> Result<(), Fault> {
+        let Some(parts) = self.parts(memory)? else {
+            return Err(Fault::new(
+                Rule::Address,
+                "completion while the ring is not mapped",
+            ));
+        };
+        let held = match self.ids.get_mut(usize::from(token.id)) {
+            Some(held) if held.slots != 0 => std::mem::take(held),
+            _ => {
+                return Err(Fault::new(
+                    Rule::Device,
+                    format!("chain {} completed twice", token.id),
+                ));
+            }
+        };
+        self.held -= 1;
+        if memory.dirty_log().is_some() {
+            self.log
+                .written(memory, usize::from(token.id), held.logged, written);
+        }
+        match &mut self.order {
+            Some(order) => order.completed(token.id, written),
+            None => self.write_used(memory, &parts, token.id, held.slots, written),
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, memory: &Snapshot) -> Result<bool, Fault> {
+        let Some(parts) = self.parts(memory)? else {
+            return Ok(false);
+        };
+        while let Some(group) = self.order.as_mut().and_then(Order::next_group) {
+            self.write_used(memory, &parts, group.id, group.slots, group.written);
+        }
+        let Some((offset, head)) = self.withheld.take() else {
+            return Ok(false);
+        };
+        // Release: pairs with the driver's acquire of the flags; it sees the used descriptors behind
+        // this one, and what was written into the buffers.
+        parts.set_head(offset, head, Ordering::Release);
+        let moved = std::mem::take(&mut self.moved);
+        // Store of the flags, then load of what the driver wants: neither acquire nor release orders
+        // those two. Pairs with the driver's fence between its store to its event suppression
+        // structure and its load of the next descriptor's flags.
+        fence(Ordering::SeqCst);
+        Ok(parts.wants(self.used, moved, self.event_idx))
+    }
+
+    fn arm(&mut self, memory: &Snapshot) -> Result<bool, Fault> {
+        let Some(parts) = self.parts(memory)? else {
+            return Ok(false);
+        };
+        if self.event_idx {
+            self.set_event(memory, &parts, layout::EVENT_DESC);
+        } else if self.quiet {
+            self.set_event(memory, &parts, layout::EVENT_ENABLE);
+        }
+        // Store of the wish for a kick, then load of the flags. Pairs with the driver's fence between
+        // its store to the flags and its load of the wish: either it sees the wish and kicks,
+        // or its chain is seen here.
+        fence(Ordering::SeqCst);
+        // Relaxed: `take` reads it again before it uses anything.
+        let head = parts.head(self.next.offset, Ordering::Relaxed);
+        Ok(head.available_at(self.next) && self.held < self.config.size)
+    }
+
+    fn disarm(&mut self, memory: &Snapshot) -> Result<(), Fault> {
+        // With event indices nothing is to be done: the driver passes the descriptor once and then
+        // not again for two laps.
+        if !self.event_idx && !self.quiet {
+            if let Some(parts) = self.parts(memory)? {
+                self.set_event(memory, &parts, layout::EVENT_DISABLE);
+            }
+        }
+        Ok(())
+    }
+
+    fn outstanding(&self) -> u32 {
+        self.held
+    }
+
+    fn base(&self) -> u32 {
+        let next = if self.again() { self.used } else { self.next };
+        u32::from(next.word()) | u32::from(self.used.word()) << 16
+    }
+
+    fn lost(&self) -> u32 {
+        if self.again() { 0 } else { self.held }
+    }
+
+    fn position(&self) -> u32 {
+        u32::from(self.next.word()) | u32::from(self.used.word()) << 16
+    }
+}
+
+impl PackedRing {
+    /// Whether a successor can take all chains again that are held. If they are the youngest ones, used
+    /// descriptors have been written for all before them and over none of theirs.
+    fn again(&self) -> bool {
+        let youngest = self.ids.iter().filter(|held| held.slots != 0).all(|held| {
+            let age = self.turn.wrapping_sub(held.turn);
+            age <= self.held
+        });
+        // In order, the driver has not heard of any behind the last used descriptor.
+        youngest || self.order.is_some()
+    }
+}
+
+impl Log {
+    /// Keeps what the youngest chain of `batch` may write to.
+    #[cold]
+    fn remember(&mut self, index: usize, batch: &Batch) {
+        if self.buffers.len() <= index {
+            self.buffers.resize(index + 1, Vec::new());
+        }
+        let buffers = &mut self.buffers[index];
+        buffers.clear();
+        let chain = batch.len().checked_sub(1).and_then(|last| batch.get(last));
+        buffers.extend(
+            chain
+                .iter()
+                .flat_map(|chain| chain.writable)
+                .map(|s| (s.guest, s.len)),
+        );
+    }
+
+    /// Reports the first `written` bytes of a chain. Of one that was taken before there was a log
+    /// nothing is known, so it may have written anywhere.
+    #[cold]
+    fn written(&mut self, memory: &Snapshot, index: usize, known: bool, written: u32) {
+        let Some(log) = memory.dirty_log() else { return };
+        if !known {
+            memory
+                .regions()
+                .iter()
+                .for_each(|region| log.mark(region.guest_address, region.size));
+            return;
+        }
+        let mut left = written;
+        for (guest, len) in self.buffers.get(index).into_iter().flatten() {
+            let size = left.min(*len);
+            if size == 0 {
+                break;
+            }
+            log.mark(*guest, u64::from(size));
+            left -= size;
+        }
+    }
+}

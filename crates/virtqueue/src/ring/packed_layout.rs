@@ -1,0 +1,213 @@
+//! Where things are in a packed virtqueue, and the accesses to them.
+//!
+//! All of it may change at any moment. A descriptor's length, id and flags are one atomic
+//! access of 64 bits: whoever sees the flags sees the rest, and nobody sees half of either.
+
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+
+/// `VIRTQ_DESC_F_AVAIL`
+pub(super) const AVAIL: u16 = 1 << 7;
+/// `VIRTQ_DESC_F_USED`
+pub(super) const USED: u16 = 1 << 15;
+
+/// `RING_EVENT_FLAGS_ENABLE`
+pub(super) const EVENT_ENABLE: u16 = 0;
+/// `RING_EVENT_FLAGS_DISABLE`
+pub(super) const EVENT_DISABLE: u16 = 1;
+/// `RING_EVENT_FLAGS_DESC`
+pub(super) const EVENT_DESC: u16 = 2;
+
+/// Bytes of an event suppression structure.
+pub(super) const EVENT_SIZE: u64 = 4;
+
+pub(super) const fn ring_size(size: u32) -> u64 {
+    size as u64 * 16
+}
+
+/// A place in the ring: the offset of a descriptor and the wrap counter that goes with it
+/// (VIRTIO 1.4, 2.8.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Position {
+    pub(super) offset: u16,
+    pub(super) wrap: bool,
+}
+
+impl Position {
+    /// Bit 15 is the wrap counter: as in event structures, notifications and vhost-user's bases.
+    pub(super) const fn from_word(word: u16) -> Self {
+        Self {
+            offset: word & 0x7fff,
+            wrap: word >> 15 != 0,
+        }
+    }
+
+    pub(super) const fn word(self) -> u16 {
+        self.offset | (self.wrap as u16) << 15
+    }
+
+    /// The place `slots` further on; `slots` is at most `size`.
+    #[inline]
+    pub(super) const fn after(self, slots: u16, size: u32) -> Self {
+        let offset = self.offset as u32 + slots as u32;
+        if offset >= size {
+            Self {
+                offset: (offset - size) as u16,
+                wrap: !self.wrap,
+            }
+        } else {
+            Self {
+                offset: offset as u16,
+                wrap: self.wrap,
+            }
+        }
+    }
+
+    /// The two flags of a descriptor that is available here.
+    #[inline]
+    pub(super) const fn available(self) -> u16 {
+        if self.wrap { AVAIL } else { USED }
+    }
+
+    /// The two flags of a descriptor that is used here.
+    #[inline]
+    pub(super) const fn used(self) -> u16 {
+        if self.wrap { AVAIL | USED } else { 0 }
+    }
+}
+
+/// What a descriptor says beside its address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    pub(super) len: u32,
+    pub(super) id: u16,
+    pub(super) flags: u16,
+}
+
+impl Head {
+    #[inline]
+    const fn from_word(word: u64) -> Self {
+        Self {
+            len: word as u32,
+            id: (word >> 32) as u16,
+            flags: (word >> 48) as u16,
+        }
+    }
+
+    #[inline]
+    const fn word(self) -> u64 {
+        self.len as u64 | (self.id as u64) << 32 | (self.flags as u64) << 48
+    }
+
+    /// Whether this is an available descriptor of `position`'s lap.
+    #[inline]
+    pub(super) const fn available_at(self, position: Position) -> bool {
+        self.flags & (AVAIL | USED) == position.available()
+    }
+
+    /// Whether this is a used descriptor of `position`'s lap.
+    #[inline]
+    pub(super) const fn used_at(self, position: Position) -> bool {
+        self.flags & (AVAIL | USED) == position.used()
+    }
+}
+
+/// The three parts of a ring in host memory, as either end uses them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Parts {
+    size: u32,
+    ring: *mut u8,
+    /// The suppression structure that this end writes.
+    own: *mut u8,
+    /// The suppression structure that the other end writes.
+    other: *mut u8,
+}
+
+// SAFETY: addresses; whoever makes Parts promises that they are used with the memory at hand, and
+// all accesses are atomic.
+unsafe impl Send for Parts {}
+
+impl Parts {
+    /// # Safety
+    /// For as long as the value is used, `ring` is valid for 16 times `size` bytes and aligned to 8,
+    /// `own` and `other` are valid for 4 bytes and aligned to 2; all but `other` also for writes.
+    pub(super) unsafe fn new(size: u32, ring: *mut u8, own: *mut u8, other: *mut u8) -> Self {
+        Self {
+            size,
+            ring,
+            own,
+            other,
+        }
+    }
+
+    /// The word of a descriptor at 0 (address) or 8 (the rest).
+    #[inline]
+    fn word(&self, offset: u16, at: usize) -> &AtomicU64 {
+        debug_assert!(u32::from(offset) < self.size);
+        // SAFETY: in the ring, and aligned, by the promise of `new`.
+        unsafe { AtomicU64::from_ptr(self.ring.add(usize::from(offset) * 16 + at).cast()) }
+    }
+
+    /// `offset` is less than the size.
+    #[inline]
+    pub(super) fn head(&self, offset: u16, order: Ordering) -> Head {
+        Head::from_word(u64::from_le(self.word(offset, 8).load(order)))
+    }
+
+    #[inline]
+    pub(super) fn set_head(&self, offset: u16, head: Head, order: Ordering) {
+        self.word(offset, 8).store(head.word().to_le(), order);
+    }
+
+    #[inline]
+    pub(super) fn addr(&self, offset: u16) -> u64 {
+        u64::from_le(self.word(offset, 0).load(Ordering::Relaxed))
+    }
+
+    #[inline]
+    pub(super) fn set_addr(&self, offset: u16, addr: u64) {
+        self.word(offset, 0).store(addr.to_le(), Ordering::Relaxed);
+    }
+
+    #[inline]
+    fn half(&self, event: *mut u8, at: usize) -> &AtomicU16 {
+        // SAFETY: in the structure, and aligned, by the promise of `new`.
+        unsafe { AtomicU16::from_ptr(event.add(at).cast()) }
+    }
+
+    /// Says when this end wants to be notified.
+    #[inline]
+    pub(super) fn set_event(&self, flags: u16, position: Position) {
+        if flags == EVENT_DESC {
+            self.half(self.own, 0)
+                .store(position.word().to_le(), Ordering::Relaxed);
+        }
+        // Release: pairs with the acquire of `flags` in `wants`; whoever sees DESC sees the
+        // descriptor that is meant.
+        self.half(self.own, 2).store(flags.to_le(), Ordering::Release);
+    }
+
+    /// Whether the other end wants to hear that this end has just moved by `moved` descriptors, to
+    /// `new` (VIRTIO 1.4, 2.8.10).
+    #[inline]
+    pub(super) fn wants(&self, new: Position, moved: u32, event_idx: bool) -> bool {
+        // Acquire: pairs with the release in `set_event`.
+        let flags = u16::from_le(self.half(self.other, 2).load(Ordering::Acquire)) & 3;
+        if flags != EVENT_DESC || !event_idx {
+            // DESC without the feature, and the reserved value 3, mean nothing: a notification too
+            // many does no harm, one too few does.
+            return flags != EVENT_DISABLE;
+        }
+        let event = Position::from_word(u16::from_le(self.half(self.other, 0).load(Ordering::Relaxed)));
+        passed(event, new, moved, self.size)
+    }
+}
+
+/// Whether an end that moved by `moved` descriptors to `new` has gone over `event`.
+#[inline]
+pub(super) const fn passed(event: Position, new: Position, moved: u32, size: u32) -> bool {
+    // Distance from the event to the end of the move, in laps that the wrap counters tell apart. An
+    // event of a lap that cannot be, or outside the ring, is a distance that no move reaches.
+    let lap = if event.wrap == new.wrap { 0 } else { size };
+    let distance = (new.offset as u32 + lap).wrapping_sub(event.offset as u32);
+    distance.wrapping_sub(1) < moved
+}

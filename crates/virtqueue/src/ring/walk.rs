@@ -1,0 +1,140 @@
+//! A chain on its way from descriptors into a batch: the rules that both layouts share.
+
+use super::split_layout::{DESCRIPTOR_SIZE, Descriptor};
+use crate::chain::{Batch, Token};
+use crate::fault::{Fault, Rule};
+use crate::memory::{AccessError, Snapshot, Space};
+
+/// Pieces of host memory that a chain may have beyond one for each descriptor.
+const EXTRA_SEGMENTS: usize = 1024;
+
+/// A chain as far as it has been walked.
+pub(super) struct Walk {
+    size: u32,
+    /// Descriptors that may still come.
+    left: u32,
+    /// Segments before the first device-writable one; meaningful once `writing`.
+    readable: usize,
+    writing: bool,
+    lengths: (u64, u64),
+}
+
+impl Walk {
+    /// Nothing walked yet, of a queue of `size`.
+    #[inline]
+    pub(super) fn new(size: u32) -> Self {
+        Self {
+            size,
+            left: size,
+            readable: 0,
+            writing: false,
+            lengths: (0, 0),
+        }
+    }
+
+    /// Adds the buffer of one descriptor to the open chain. A buffer of no bytes adds nothing.
+    #[inline]
+    pub(super) fn buffer(
+        &mut self,
+        memory: &Snapshot,
+        batch: &mut Batch,
+        addr: u64,
+        len: u32,
+        write: bool,
+    ) -> Result<(), Fault> {
+        if self.left == 0 {
+            let detail = format!("a loop, or more than {} descriptors", self.size);
+            return Err(Fault::new(Rule::ChainLength, detail));
+        }
+        self.left -= 1;
+        if write {
+            if !self.writing {
+                self.writing = true;
+                self.readable = batch.open_segments();
+            }
+            self.lengths.1 += u64::from(len);
+        } else {
+            if self.writing {
+                let detail = format!("device-readable buffer at {addr:#x} follows a device-writable one");
+                return Err(Fault::new(Rule::ReadableAfterWritable, detail));
+            }
+            self.lengths.0 += u64::from(len);
+        }
+        memory.segments(addr, len, write, |segment| batch.push_segment(segment))?;
+        if batch.open_segments() > self.size as usize + EXTRA_SEGMENTS
+            || self.lengths.0 + self.lengths.1 > 1 << 32
+        {
+            let detail = "more than 2^32 bytes, or in too many pieces of memory";
+            return Err(Fault::new(Rule::ChainLength, detail));
+        }
+        Ok(())
+    }
+
+    /// Bytes in the device-writable part.
+    pub(super) fn room(&self) -> u64 {
+        self.lengths.1
+    }
+
+    /// Ends the chain.
+    #[inline]
+    pub(super) fn finish(self, batch: &mut Batch, token: Token) {
+        let readable = if self.writing {
+            self.readable
+        } else {
+            batch.open_segments()
+        };
+        batch.finish_chain(token, readable, self.lengths);
+    }
+}
+
+/// An indirect table in guest memory.
+pub(super) struct Table {
+    addr: u64,
+    entries: u32,
+    /// Its host address, if it is one piece; one that crosses regions is read entry by entry.
+    whole: Option<*mut u8>,
+}
+
+impl Table {
+    /// Resolves a table of `len` bytes; a length that is no whole number of entries breaks `rule`.
+    #[inline]
+    pub(super) fn new(memory: &Snapshot, addr: u64, len: u32, rule: Rule) -> Result<Self, Fault> {
+        if len == 0 || len % DESCRIPTOR_SIZE != 0 {
+            return Err(Fault::new(rule, format!("length {len}")));
+        }
+        let whole = match memory.contiguous(Space::Guest, addr, u64::from(len), false) {
+            Ok(found) => Some(found.host),
+            Err(AccessError::Divided { .. }) => None,
+            Err(error) => return Err(Fault::new(Rule::Address, format!("indirect table: {error}"))),
+        };
+        Ok(Self {
+            addr,
+            entries: len / DESCRIPTOR_SIZE,
+            whole,
+        })
+    }
+
+    /// Number of entries.
+    pub(super) fn entries(&self) -> u32 {
+        self.entries
+    }
+
+    /// Copies an entry out; `memory` is the one that it was resolved in.
+    #[inline]
+    pub(super) fn entry(&self, memory: &Snapshot, index: u32) -> Result<Descriptor, Fault> {
+        if index >= self.entries {
+            let detail = format!("index {index} in an indirect table of {}", self.entries);
+            return Err(Fault::new(Rule::DescriptorIndex, detail));
+        }
+        let offset = index * DESCRIPTOR_SIZE;
+        Ok(match self.whole {
+            // SAFETY: the table was resolved in `memory`; `index` is within it.
+            Some(host) => unsafe { Descriptor::read(host.wrapping_add(offset as usize)) },
+            None => {
+                let mut bytes = [0; DESCRIPTOR_SIZE as usize];
+                memory.read(Space::Guest, self.addr + u64::from(offset), &mut bytes)?;
+                Descriptor::from_bytes(bytes)
+            }
+        })
+    }
+}
