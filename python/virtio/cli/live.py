@@ -28,8 +28,19 @@ def serve_until_signal(
     ``quiet`` keeps standard output for the device itself: the ready line goes to standard error.
     ``on_signal`` gives more signals a meaning.
     """
+    server: Server | None = None
+    asked = False
+
+    def stop() -> None:
+        nonlocal asked
+        asked = True
+        if server is not None:
+            server.shut_down()
+
     try:
-        with start(device, address) as server, _signals(server, on_signal or {}):
+        with _signals(stop, on_signal or {}), start(device, address) as server:
+            if asked:  # before there was anything to stop
+                server.shut_down()
             where = server.address.partition(":")[2]
             if quiet:  # and perhaps in raw mode, where a new line does not return by itself
                 print(f"ready: {what} on {where}", end="\r\n", file=sys.stderr, flush=True)
@@ -44,14 +55,14 @@ def serve_until_signal(
 
 
 @contextmanager
-def _signals(server: Server, more: dict[signal.Signals, SignalHandler]) -> Iterator[None]:
+def _signals(stop: Callable[[], object], more: dict[signal.Signals, SignalHandler]) -> Iterator[None]:
     ends = (signal.SIGINT, signal.SIGTERM)
     previous = {number: signal.getsignal(number) for number in (*ends, *more)}
 
     def end(_number: int, _frame: FrameType | None) -> None:
         for number in ends:  # a second signal does not wait for the draining
             signal.signal(number, previous[number] or signal.SIG_DFL)
-        server.shut_down()
+        stop()
 
     def extra(number: int, _frame: FrameType | None) -> None:
         more[signal.Signals(number)]()

@@ -23,6 +23,7 @@ from virtio.transport.vhost_user.listener import Listener
 _log = logging.getLogger("virtio.transport.vhost_user")
 
 _RETRY_SECONDS = 0.5
+_SIGNAL_SECONDS = 0.2
 
 
 class VhostUserServer:
@@ -61,6 +62,9 @@ class VhostUserServer:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until serving has ended; False: it has not, in that time."""
+        # In slices: a signal that the kernel hands to another thread does not wake this one from a join.
+        while timeout is None and self._thread.is_alive():
+            self._thread.join(_SIGNAL_SECONDS)
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
