@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import os
 import socket
 import stat
@@ -12,6 +13,8 @@ from virtio.errors import ConfigurationError, TransportError
 
 _FIRST_SYSTEMD_FD = 3
 _BACKLOG = 4
+_MAX_PATH = 107
+_drafts = itertools.count()
 
 
 @dataclass
@@ -49,9 +52,27 @@ def open_listener(spec: str) -> Listener:
     if spec.startswith("@"):
         return Listener(_listen("\0" + spec[1:], spec), connected=False, description=spec)
     path = Path(spec).absolute()
-    _clear_stale(path)
-    listening = _listen(str(path), spec)
+    if len(os.fsencode(path)) > _MAX_PATH:
+        raise ConfigurationError(f"{path}: a socket's path has at most {_MAX_PATH} bytes")
+    _check_free(path)
+    listening = _listen_at(path)
     return Listener(listening, connected=False, description=str(path), _file=path, _identity=_identity(path))
+
+
+def _listen_at(path: Path) -> socket.socket:
+    """Listen under another name first: whoever sees the file may connect."""
+    draft = path.with_name(f".{os.getpid():x}.{next(_drafts):x}")
+    if len(os.fsencode(draft)) > _MAX_PATH:
+        path.unlink(missing_ok=True)
+        return _listen(str(path), str(path))
+    listening = _listen(str(draft), str(path))
+    try:
+        draft.rename(path)
+    except OSError as error:
+        listening.close()
+        draft.unlink(missing_ok=True)
+        raise ConfigurationError(f"{path}: {error.strerror or error}") from error
+    return listening
 
 
 def _listen(name: str, spec: str) -> socket.socket:
@@ -67,8 +88,8 @@ def _listen(name: str, spec: str) -> socket.socket:
     return created
 
 
-def _clear_stale(path: Path) -> None:
-    """Remove a socket file whose server is dead; refuse if it lives, or if the file is something else."""
+def _check_free(path: Path) -> None:
+    """Refuse if the file is something else than the socket of a dead server, which may be replaced."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
@@ -82,10 +103,7 @@ def _clear_stale(path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
         try:
             probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-            return
-        except FileNotFoundError:
+        except (ConnectionRefusedError, FileNotFoundError):
             return
         except OSError as error:
             if error.errno != errno.EPROTOTYPE:
