@@ -2,7 +2,7 @@
 
 use crate::contents::Contents;
 use crate::errors::{ConfigurationError, configuration};
-use crate::handler::Handler;
+use crate::handler::{Calling, Handler};
 use crate::log;
 use crate::memory::borrow;
 use crate::view::{Element, memoryview};
@@ -19,6 +19,7 @@ use virtqueue::block::{
     EngineChoice, External, ExternalData, ExternalRequest, Failure, FileOptions, Kind, Lifetime, Limits,
     Source, Target,
 };
+use virtqueue::worker;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -377,10 +378,15 @@ pub(crate) struct BlockHandler {
 }
 
 impl BlockHandler {
-    /// The native handler of one queue.
-    pub(crate) fn start(&self, features: u128) -> PyResult<virtqueue::block::BlockHandler> {
-        let target = self.target.get().native()?;
-        virtqueue::block::BlockHandler::new(target, features).map_err(failure)
+    /// The native handler of one queue, whose number is `queue`.
+    pub(crate) fn start(&self, queue: usize, features: u128) -> PyResult<Box<dyn worker::Handler>> {
+        let target = self.target.get();
+        let native = virtqueue::block::BlockHandler::new(target.native()?, features).map_err(failure)?;
+        Ok(if target.callback.is_some() {
+            Box::new(Calling::new(queue, native))
+        } else {
+            Box::new(native)
+        })
     }
 }
 

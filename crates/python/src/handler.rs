@@ -1,5 +1,6 @@
 //! Handlers written in Python, and the native one that does nothing.
 
+use crate::attached::ThreadState;
 use crate::batch::Batch;
 use crate::chain::Chain;
 use crate::inside;
@@ -123,8 +124,23 @@ impl worker::Handler for Null {
     }
 }
 
-/// A native handler that may call Python by itself, on behalf of the queue with this number.
-pub(crate) struct Calling<H>(pub(crate) usize, pub(crate) H);
+/// A native handler that calls Python by itself.
+pub(crate) struct Calling<H> {
+    queue: usize,
+    inner: H,
+    thread: ThreadState,
+}
+
+impl<H> Calling<H> {
+    /// `queue` is the number of the queue that it is for.
+    pub(crate) fn new(queue: usize, inner: H) -> Self {
+        Self {
+            queue,
+            inner,
+            thread: ThreadState::default(),
+        }
+    }
+}
 
 impl<H: worker::Handler> worker::Handler for Calling<H> {
     fn handle(
@@ -133,23 +149,26 @@ impl<H: worker::Handler> worker::Handler for Calling<H> {
         batch: &chain::Batch,
         done: &mut Completions,
     ) -> Result<(), Fault> {
-        inside::enter(self.0, || self.1.handle(memory, batch, done))
+        if !self.thread.kept() {
+            Python::try_attach(|py| self.thread.keep(py));
+        }
+        inside::enter(self.queue, || self.inner.handle(memory, batch, done))
     }
 
     fn reap(&mut self, done: &mut Completions) -> Result<(), Fault> {
-        inside::enter(self.0, || self.1.reap(done))
+        inside::enter(self.queue, || self.inner.reap(done))
     }
 
     fn completion_fd(&self) -> Option<RawFd> {
-        self.1.completion_fd()
+        self.inner.completion_fd()
     }
 
     fn busy(&self) -> usize {
-        self.1.busy()
+        self.inner.busy()
     }
 
     fn release(&mut self) {
-        self.1.release();
+        self.inner.release();
     }
 }
 
@@ -171,6 +190,7 @@ pub(crate) struct PyHandler {
     backlog: VecDeque<(Arc<Taken>, usize)>,
     spare: Vec<Arc<Taken>>,
     errors: Arc<AtomicU64>,
+    thread: ThreadState,
 }
 
 impl PyHandler {
@@ -184,6 +204,7 @@ impl PyHandler {
             backlog,
             spare,
             errors,
+            thread: ThreadState::default(),
         }
     }
 
@@ -230,6 +251,7 @@ impl PyHandler {
     }
 
     fn call(&mut self, py: Python<'_>, done: &mut Completions) {
+        self.thread.keep(py);
         let end = Instant::now() + SLICE;
         while let Some((taken, mut next)) = self.backlog.pop_front() {
             match self.form {

@@ -5,6 +5,7 @@
 
 use pyo3::prelude::*;
 
+mod attached;
 mod batch;
 mod block;
 mod chain;
@@ -16,6 +17,7 @@ mod inside;
 mod ledger;
 mod live;
 mod log;
+mod loopback;
 mod memory;
 mod queue;
 mod taken;
@@ -36,6 +38,8 @@ mod _native {
     use super::counters::Counters;
     #[pymodule_export]
     use super::handler::{BatchHandler, CallHandler, Handler, NullHandler};
+    #[pymodule_export]
+    use super::loopback::{Loopback, measure_ring};
     #[pymodule_export]
     use super::memory::{Memory, Region};
     #[pymodule_export]

@@ -3,7 +3,7 @@
 use crate::block::BlockHandler;
 use crate::counters::Counters;
 use crate::errors::{ProtocolError, configuration, transport};
-use crate::handler::{BatchHandler, CallHandler, Calling, Form, Handler, Null, NullHandler, PyHandler};
+use crate::handler::{BatchHandler, CallHandler, Form, Handler, Null, NullHandler, PyHandler};
 use crate::ledger::Ledger;
 use crate::memory::{Memory, borrow, seconds, space};
 use crate::{inside, live, log};
@@ -185,7 +185,7 @@ impl Queue {
     }
 
     fn notify(&self) {
-        self.worker.notify();
+        self.kick();
     }
 
     fn start(&self, py: Python<'_>) -> PyResult<()> {
@@ -286,6 +286,11 @@ impl Queue {
 }
 
 impl Queue {
+    /// An in-band kick.
+    pub(crate) fn kick(&self) {
+        self.worker.notify();
+    }
+
     fn native_handler(&self, py: Python<'_>, features: u128) -> PyResult<Box<dyn worker::Handler>> {
         let handler = self.handler.bind(py).as_any();
         let in_python = |form, callback: &crate::handler::Callback| -> PyResult<Box<dyn worker::Handler>> {
@@ -304,7 +309,7 @@ impl Queue {
         } else if handler.is_instance_of::<NullHandler>() {
             Ok(Box::new(Null))
         } else if let Ok(handler) = handler.cast::<BlockHandler>() {
-            Ok(Box::new(Calling(self.id, handler.get().start(features)?)))
+            handler.get().start(self.id, features)
         } else {
             Err(configuration(
                 "a Handler by itself answers nothing: use one of its subclasses",
