@@ -7,7 +7,7 @@ File descriptors are duplicated where they are kept: the caller closes its own.
 
 from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
-from typing import Any, Final, Literal, Protocol, Self, final, overload, type_check_only
+from typing import Any, Final, Literal, Protocol, Self, TypedDict, final, overload, type_check_only
 
 from typing_extensions import Buffer
 
@@ -35,6 +35,14 @@ __all__ = [
 
 _Space = Literal["guest", "user"]
 """An address space: guest physical addresses, or the front end's own (vhost-user's "user addresses")."""
+
+@type_check_only
+class _Addresses(TypedDict):
+    """The parts of a ring by name."""
+
+    descriptors: int
+    available: int
+    used: int
 
 @type_check_only
 class _Array(Protocol):
@@ -549,7 +557,7 @@ class Loopback:
     def size(self) -> int:
         """Number of entries."""
     @property
-    def addresses(self) -> dict[str, int]:
+    def addresses(self) -> _Addresses:
         """Where the ring lies, as :meth:`Queue.configure` takes it."""
     def drive(self, queue: Queue, chains: int, *, batch: int = 64, depth: int | None = None) -> int:
         """Send chains through ``queue``, which runs on this ring; return the time in nanoseconds.

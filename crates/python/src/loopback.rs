@@ -163,7 +163,7 @@ impl Loopback {
                 std::thread::yield_now();
                 if idle == SPINS {
                     last = Instant::now();
-                } else if last.elapsed() > PATIENCE {
+                } else if last.elapsed() > PATIENCE || !queue.is_running() {
                     let text = format!("{} of {chains} chains came back", returned);
                     return Err(transport(text));
                 }

@@ -241,7 +241,7 @@ impl Queue {
 
     #[getter]
     fn running(&self) -> bool {
-        self.worker.running()
+        self.is_running()
     }
 
     #[getter]
@@ -286,6 +286,11 @@ impl Queue {
 }
 
 impl Queue {
+    /// Whether the worker runs.
+    pub(crate) fn is_running(&self) -> bool {
+        self.worker.running()
+    }
+
     /// An in-band kick.
     pub(crate) fn kick(&self) {
         self.worker.notify();

@@ -20,6 +20,7 @@ COMMANDS = {
     "serve": "Serve a device to a virtual machine.",
     "vm": "Boot a small Linux guest with devices.",
     "demo": "Show it all: a guest, a disk, a console, checked and measured.",
+    "bench": "Measure what things cost on this machine.",
     "spec": "Show the standard: device types, feature bits, structures.",
     "features": "Decode a feature word.",
 }
