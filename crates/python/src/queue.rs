@@ -42,8 +42,7 @@ pub(crate) struct Queue {
     on_fault: Arc<Py<PyAny>>,
     call: Mutex<Option<Arc<Py<PyAny>>>>,
     worker: Arc<Worker>,
-    /// Where the rings are, and all negotiated features.
-    config: Mutex<Option<(Config, u128)>>,
+    config: Mutex<Option<Config>>,
     /// Where the last run ended.
     base: AtomicU32,
     /// Configured since the last run: what was broken then does not matter any more.
@@ -133,7 +132,6 @@ impl Queue {
             )));
         }
         let space = self::space(space)?;
-        // Features that change how a ring works are all below bit 64.
         let config = Config {
             size,
             descriptors,
@@ -141,10 +139,10 @@ impl Queue {
             used,
             space,
             base,
-            features: features as u64,
+            features,
         };
         Ring::new(&config).map_err(|error| configuration(format!("{}: {error}", self.name)))?;
-        *lock(&self.config) = Some((config, features));
+        *lock(&self.config) = Some(config);
         self.base.store(base, Ordering::Relaxed);
         self.renewed.store(true, Ordering::Relaxed);
         Ok(())
@@ -189,7 +187,7 @@ impl Queue {
     }
 
     fn start(&self, py: Python<'_>) -> PyResult<()> {
-        let Some((mut config, features)) = *lock(&self.config) else {
+        let Some(mut config) = *lock(&self.config) else {
             return Err(configuration(format!("{} is not configured", self.name)));
         };
         if self.worker.running() {
@@ -199,7 +197,7 @@ impl Queue {
             return Ok(());
         }
         config.base = self.base.load(Ordering::Relaxed);
-        let handler = self.native_handler(py, features)?;
+        let handler = self.native_handler(py, config.features)?;
         live::add(&self.worker)?;
         self.renewed.store(false, Ordering::Relaxed);
         py.detach(|| {

@@ -21,7 +21,7 @@ pub struct Shape {
     /// Put them in an indirect table.
     pub indirect: bool,
     /// Negotiated features.
-    pub features: u64,
+    pub features: u128,
 }
 
 /// Length of each buffer.

@@ -44,7 +44,7 @@ pub fn memory_file(size: u64) -> io::Result<OwnedFd> {
 
 impl Loopback {
     /// A ring of `size` entries, in the layout that `features` say, and `buffers` bytes behind it.
-    pub fn new(size: u32, features: u64, buffers: u64) -> Result<Self, Error> {
+    pub fn new(size: u32, features: u128, buffers: u64) -> Result<Self, Error> {
         let page = |bytes: u64| bytes.next_multiple_of(4096);
         let available = page(16 * u64::from(size));
         let used = available + page(6 + 2 * u64::from(size));

@@ -27,13 +27,13 @@ pub mod feature {
     use crate::spec;
 
     /// `VIRTIO_F_INDIRECT_DESC`
-    pub const INDIRECT_DESC: u64 = spec::VIRTIO_F_INDIRECT_DESC as u64;
+    pub const INDIRECT_DESC: u128 = spec::VIRTIO_F_INDIRECT_DESC;
     /// `VIRTIO_F_EVENT_IDX`
-    pub const EVENT_IDX: u64 = spec::VIRTIO_F_EVENT_IDX as u64;
+    pub const EVENT_IDX: u128 = spec::VIRTIO_F_EVENT_IDX;
     /// `VIRTIO_F_RING_PACKED`
-    pub const RING_PACKED: u64 = spec::VIRTIO_F_RING_PACKED as u64;
+    pub const RING_PACKED: u128 = spec::VIRTIO_F_RING_PACKED;
     /// `VIRTIO_F_IN_ORDER`
-    pub const IN_ORDER: u64 = spec::VIRTIO_F_IN_ORDER as u64;
+    pub const IN_ORDER: u128 = spec::VIRTIO_F_IN_ORDER;
 }
 
 /// The largest queue size (VIRTIO 1.4, 2.7).
@@ -54,8 +54,8 @@ pub struct Config {
     pub space: Space,
     /// Where to continue, as [`DeviceRing::base`] returned it; 0 for a new split ring.
     pub base: u32,
-    /// Negotiated features; only those in [`feature`] are looked at.
-    pub features: u64,
+    /// All negotiated features, 0 to 127; only those in [`feature`] are looked at.
+    pub features: u128,
 }
 
 /// Why a ring cannot be made from a [`Config`].

@@ -13,7 +13,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::{self, Receiver};
 
 const LONG: Duration = Duration::from_secs(10);
-const ALL: u64 = feature::INDIRECT_DESC | feature::EVENT_IDX;
+const ALL: u128 = feature::INDIRECT_DESC | feature::EVENT_IDX;
 
 /// Completes everything at once, with the length of its writable part.
 struct Echo;
@@ -80,7 +80,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(features: u64) -> Self {
+    fn new(features: u128) -> Self {
         let rig = Loopback::new(64, features, 1 << 16).unwrap();
         let (send, faults) = mpsc::channel();
         let on_fault = Box::new(move |fault: &Fault| send.send(fault.clone()).unwrap_or(()));
@@ -101,7 +101,7 @@ impl Bench {
         }
     }
 
-    fn started(features: u64, handler: impl Handler + 'static) -> Self {
+    fn started(features: u128, handler: impl Handler + 'static) -> Self {
         let bench = Self::new(features);
         bench.start(handler);
         bench

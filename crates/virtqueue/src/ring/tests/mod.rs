@@ -17,7 +17,7 @@ use std::time::Duration;
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
-const ALL: u64 = feature::INDIRECT_DESC | feature::EVENT_IDX;
+const ALL: u128 = feature::INDIRECT_DESC | feature::EVENT_IDX;
 
 /// Writes a ring by hand.
 struct Raw {
@@ -27,7 +27,7 @@ struct Raw {
 }
 
 impl Raw {
-    fn new(size: u32, features: u64) -> Self {
+    fn new(size: u32, features: u128) -> Self {
         let rig = Loopback::new(size, features, 1 << 20).unwrap();
         let memory = rig.memory.snapshot();
         Self {
@@ -117,7 +117,7 @@ impl Raw {
 }
 
 /// Sets both ends of a ring to `start`, as after so many chains.
-fn at(start: u16, features: u64) -> (Raw, Ring) {
+fn at(start: u16, features: u128) -> (Raw, Ring) {
     let mut raw = Raw::new(4, features);
     raw.rig.config.base = start.into();
     raw.put(raw.rig.config.used + 2, &start.to_le_bytes());
@@ -350,4 +350,38 @@ fn misaligned_in_host_memory() {
     raw.rig.memory.replace(&[odd], Duration::from_secs(1)).unwrap();
     let fault = raw.device().map(&raw.rig.memory.snapshot()).unwrap_err();
     assert_eq!(fault.rule, Rule::Alignment);
+}
+
+#[test]
+fn features_above_64_are_no_features_of_a_ring() {
+    // Each of the bits that rings look at, 64 further up: cut to 64 bits or shifted by mistake, one
+    // of them would change the layout or the rules.
+    for size in [3, 8] {
+        for bit in [
+            feature::RING_PACKED,
+            feature::IN_ORDER,
+            feature::EVENT_IDX,
+            feature::INDIRECT_DESC,
+        ] {
+            let raw = Raw::new(8, 0);
+            let high = Config {
+                size,
+                features: bit << 64,
+                ..raw.rig.config
+            };
+            assert_eq!(Ring::new(&high).is_ok(), size == 8, "a split ring of {size}");
+            let both = Config {
+                features: 1 << 127 | bit,
+                base: 0x8000_8000,
+                size: 3,
+                ..raw.rig.config
+            };
+            assert_eq!(Ring::new(&both).is_ok(), bit == feature::RING_PACKED, "{bit:#x}");
+        }
+    }
+    let mut raw = Raw::new(8, feature::INDIRECT_DESC << 64);
+    raw.descriptor_at(raw.buffer(), raw.buffer(), 8, 0, 0);
+    raw.descriptor(0, raw.buffer(), 16, INDIRECT, 0);
+    raw.offer(0);
+    assert_eq!(raw.take(&mut raw.device()).unwrap_err().rule, Rule::NotNegotiated);
 }

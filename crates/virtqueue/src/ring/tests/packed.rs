@@ -4,10 +4,10 @@ use super::*;
 use crate::ring::{Buffer, PackedDriver};
 use std::collections::VecDeque;
 
-const BOTH: u64 = feature::RING_PACKED | feature::INDIRECT_DESC;
+const BOTH: u128 = feature::RING_PACKED | feature::INDIRECT_DESC;
 
 /// Sends `count` chains through a ring, `burst` at a time; the device completes every third one late.
-fn exchange(size: u32, features: u64, burst: usize, count: usize) {
+fn exchange(size: u32, features: u128, burst: usize, count: usize) {
     let rig = Loopback::new(size, features, 1 << 20).unwrap();
     let memory = rig.memory.snapshot();
     let mut driver = PackedDriver::new(&rig.config, memory.clone()).unwrap();

@@ -59,7 +59,7 @@ struct Model {
 }
 
 impl Model {
-    fn new(power: u32, features: u64) -> Self {
+    fn new(power: u32, features: u128) -> Self {
         let raw = Raw::new(1 << power, features);
         let driver = SplitDriver::new(&raw.rig.config, raw.memory.clone()).unwrap();
         let device = raw.device();
