@@ -5,6 +5,7 @@ use crate::fault::{Fault, Rule};
 use crate::loopback::Loopback;
 use crate::memory::Space;
 use crate::ring::{Buffer, DeviceRing, Ring, SplitDriver};
+use crate::worker::Completions;
 use std::time::{Duration, Instant};
 
 /// What to run.
@@ -85,6 +86,7 @@ pub fn both_ends(shape: Shape) -> Result<(Duration, u64), Fault> {
     let mut device = Ring::new(&bench.rig.config).map_err(failed)?;
     let mut batch = Batch::default();
     batch.attach(&memory);
+    let mut done = Completions::default();
     let mut chains = 0;
     let start = Instant::now();
     while chains < shape.chains {
@@ -92,7 +94,7 @@ pub fn both_ends(shape: Shape) -> Result<(Duration, u64), Fault> {
             bench.add(index)?;
         }
         bench.driver.publish();
-        chains += serve(&mut device, &memory, &mut batch, shape.batch)?;
+        chains += serve(&mut device, &memory, &mut batch, &mut done, shape.batch)?;
         bench.driver.reap(shape.batch, |_| {})?;
     }
     Ok((start.elapsed(), chains))
@@ -105,6 +107,7 @@ pub fn device_end(shape: Shape) -> Result<(Duration, u64), Fault> {
     let mut device = Ring::new(&bench.rig.config).map_err(failed)?;
     let mut batch = Batch::default();
     batch.attach(&memory);
+    let mut done = Completions::default();
     // Chains everywhere in the ring, once; then the same ones over and over.
     let slots = if shape.indirect { 1 } else { shape.descriptors };
     let room = shape.size as usize / slots;
@@ -126,7 +129,7 @@ pub fn device_end(shape: Shape) -> Result<(Duration, u64), Fault> {
     while chains < shape.chains {
         available = available.wrapping_add(shape.batch as u16);
         index.store(available.to_le(), std::sync::atomic::Ordering::Release);
-        chains += serve(&mut device, &memory, &mut batch, shape.batch)?;
+        chains += serve(&mut device, &memory, &mut batch, &mut done, shape.batch)?;
     }
     Ok((start.elapsed(), chains))
 }
@@ -135,13 +138,16 @@ fn serve(
     device: &mut Ring,
     memory: &crate::memory::Snapshot,
     batch: &mut Batch,
+    done: &mut Completions,
     max: usize,
 ) -> Result<u64, Fault> {
     batch.clear();
     let taken = device.take(memory, batch, max)?;
+    done.clear();
     for chain in batch.iter() {
-        device.complete(memory, chain.token, chain.writable_len as u32)?;
+        done.push(chain.token, chain.writable_len as u32);
     }
+    device.complete_all(memory, done.as_slice())?;
     device.publish(memory)?;
     Ok(taken as u64)
 }

@@ -142,7 +142,20 @@ impl Fault {
     }
 }
 
+impl Fault {
+    /// The same for hot paths: the words are made out of line, and only when they are needed.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn with(rule: Rule, detail: impl FnOnce() -> String) -> Self {
+        Self {
+            rule,
+            detail: detail(),
+        }
+    }
+}
+
 impl From<AccessError> for Fault {
+    #[cold]
     fn from(error: AccessError) -> Self {
         Self::new(Rule::Address, error.to_string())
     }

@@ -19,6 +19,7 @@ pub use error::{AccessError, Error};
 pub use guest::{GuestMemory, RegionRequest};
 pub use mapping::Mapping;
 pub use quiesce::{Reader, Strike, Wake};
+pub(crate) use snapshot::Nearby;
 pub use snapshot::{Contiguous, Region, Snapshot, Space, View};
 
 /// Learns which bytes of guest memory the device has written.

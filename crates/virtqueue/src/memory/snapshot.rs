@@ -1,7 +1,7 @@
 //! The regions as they were at one moment.
 
 use super::{AccessError, DirtyLog, Mapping, sigbus};
-use crate::chain::Segment;
+use crate::chain::{Batch, Segment};
 use std::fmt;
 use std::sync::Arc;
 use vm_memory::VolatileSlice;
@@ -55,6 +55,10 @@ struct Extent {
 unsafe impl Send for Extent {}
 // SAFETY: as above.
 unsafe impl Sync for Extent {}
+
+/// The region that was hit last by a series of look-ups in one snapshot.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Nearby(Option<Extent>);
 
 /// A range of guest memory in one piece of host memory.
 #[derive(Clone, Copy, Debug)]
@@ -218,15 +222,43 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Resolves a buffer of a descriptor into one segment for each piece of host memory.
+    /// Resolves a buffer of a descriptor: adds a segment for each piece of host memory to the
+    /// open chain of `batch`. `nearby` comes from look-ups in this snapshot, or is new.
     #[inline]
-    pub fn segments(
+    pub(crate) fn segments(
         &self,
+        nearby: &mut Nearby,
         address: u64,
         size: u32,
         write: bool,
-        mut push: impl FnMut(Segment),
+        batch: &mut Batch,
     ) -> Result<(), AccessError> {
+        if let Some(extent) = &nearby.0 {
+            let offset = address.wrapping_sub(extent.start);
+            let fits = offset < extent.size && u64::from(size) <= extent.size - offset;
+            if fits && size > 0 && (extent.writable || !write) {
+                let host = extent.host.wrapping_add(offset as usize);
+                batch.push_segment(Segment {
+                    host,
+                    guest: address,
+                    len: size,
+                });
+                return Ok(());
+            }
+        }
+        self.segments_anywhere(nearby, address, size, write, batch)
+    }
+
+    #[inline(never)]
+    fn segments_anywhere(
+        &self,
+        nearby: &mut Nearby,
+        address: u64,
+        size: u32,
+        write: bool,
+        batch: &mut Batch,
+    ) -> Result<(), AccessError> {
+        nearby.0 = self.find(Space::Guest, address).copied();
         self.pieces(
             Space::Guest,
             address,
@@ -234,7 +266,7 @@ impl Snapshot {
             write,
             |host, guest, len| {
                 // A piece is no longer than the buffer, whose length is 32 bits.
-                push(Segment {
+                batch.push_segment(Segment {
                     host,
                     guest,
                     len: len as u32,

@@ -1,6 +1,7 @@
 //! Memory maps: what is refused, what changes while in use, what survives a hostile owner.
 
 use super::*;
+use crate::chain::{Batch, Token};
 use crate::loopback::memory_file;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -36,6 +37,26 @@ fn starts(memory: &GuestMemory) -> Vec<u64> {
         .iter()
         .map(|r| r.guest_address)
         .collect()
+}
+
+/// The segments of a buffer: guest address and length of each.
+fn segments(
+    snapshot: &Arc<Snapshot>,
+    address: u64,
+    size: u32,
+    write: bool,
+) -> Result<Vec<(u64, u32)>, AccessError> {
+    let mut batch = Batch::default();
+    batch.attach(snapshot);
+    snapshot.segments(&mut Nearby::default(), address, size, write, &mut batch)?;
+    batch.finish_chain(Token { id: 0, slots: 1 }, 0, (0, 0));
+    Ok(batch
+        .get(0)
+        .unwrap()
+        .writable
+        .iter()
+        .map(|s| (s.guest, s.len))
+        .collect())
 }
 
 struct NoWake;
@@ -225,32 +246,24 @@ fn buffers_cross_adjacent_regions() {
             .unwrap();
     }
     let snapshot = memory.snapshot();
-    let mut segments = Vec::new();
-    snapshot
-        .segments(100, 3 * PAGE as u32 - 200, true, |s| {
-            segments.push((s.guest, s.len))
-        })
-        .unwrap();
-    assert_eq!(segments, [(100, 3996), (PAGE, 4096), (2 * PAGE, 3996)]);
+    let found = segments(&snapshot, 100, 3 * PAGE as u32 - 200, true).unwrap();
+    assert_eq!(found, [(100, 3996), (PAGE, 4096), (2 * PAGE, 3996)]);
     let data: Vec<u8> = (0..10000u32).map(|i| i as u8).collect();
     snapshot.write(Space::Guest, 1000, &data).unwrap();
     let mut back = vec![0; data.len()];
     snapshot.read(Space::Guest, 1000, &mut back).unwrap();
     assert_eq!(data, back);
-    let unmapped = |r: Result<(), AccessError>| matches!(r, Err(AccessError::Unmapped { .. }));
-    assert!(unmapped(snapshot.segments(
-        2 * PAGE,
-        2 * PAGE as u32,
-        false,
-        |_| {}
-    )));
-    assert!(unmapped(snapshot.segments(u64::MAX - 3, 8, false, |_| {})));
-    assert!(unmapped(snapshot.segments(
-        4 * PAGE,
-        PAGE as u32 + 1,
-        false,
-        |_| {}
-    )));
+    for (address, size) in [
+        (2 * PAGE, 2 * PAGE as u32),
+        (u64::MAX - 3, 8),
+        (4 * PAGE, PAGE as u32 + 1),
+    ] {
+        let result = segments(&snapshot, address, size, false);
+        assert!(
+            matches!(result, Err(AccessError::Unmapped { .. })),
+            "{address:#x}"
+        );
+    }
     let divided = snapshot.contiguous(Space::Guest, 100, PAGE, false);
     assert!(matches!(divided, Err(AccessError::Divided { .. })));
     // Nothing is written when not everything can be.
@@ -274,8 +287,8 @@ fn read_only_regions_are_not_written() {
     let read_only = |r: Result<(), AccessError>| matches!(r, Err(AccessError::ReadOnly { .. }));
     assert!(read_only(snapshot.write(Space::Guest, 0, b"x")));
     assert!(read_only(snapshot.write(Space::Guest, PAGE - 1, b"xy")));
-    assert!(read_only(snapshot.segments(0, 10, true, |_| {})));
-    snapshot.segments(0, 10, false, |_| {}).unwrap();
+    assert!(read_only(segments(&snapshot, 0, 10, true).map(drop)));
+    assert_eq!(segments(&snapshot, 0, 10, false).unwrap(), [(0, 10)]);
     assert!(!snapshot.view(Space::Guest, 0, 10).unwrap().writable());
 }
 

@@ -102,6 +102,13 @@ pub trait DeviceRing: Send {
     fn take(&mut self, memory: &Snapshot, batch: &mut Batch, max: usize) -> Result<usize, Fault>;
     /// Records a completion. Nothing is visible to the driver before `publish`.
     fn complete(&mut self, memory: &Snapshot, token: Token, written: u32) -> Result<(), Fault>;
+    /// The same for several, in this order.
+    #[inline]
+    fn complete_all(&mut self, memory: &Snapshot, chains: &[(Token, u32)]) -> Result<(), Fault> {
+        chains
+            .iter()
+            .try_for_each(|(token, written)| self.complete(memory, *token, *written))
+    }
     /// Makes all recorded completions visible; true if the driver wants a notification.
     fn publish(&mut self, memory: &Snapshot) -> Result<bool, Fault>;
     /// Asks the driver for kicks, then looks again: true if chains are there already.
@@ -157,6 +164,9 @@ impl DeviceRing for Ring {
     #[inline]
     fn complete(&mut self, memory: &Snapshot, token: Token, written: u32) -> Result<(), Fault> {
         each_layout!(self, ring => ring.complete(memory, token, written))
+    }
+    fn complete_all(&mut self, memory: &Snapshot, chains: &[(Token, u32)]) -> Result<(), Fault> {
+        each_layout!(self, ring => ring.complete_all(memory, chains))
     }
     fn publish(&mut self, memory: &Snapshot) -> Result<bool, Fault> {
         each_layout!(self, ring => ring.publish(memory))

@@ -7,7 +7,7 @@ use super::walk::{Table, Walk};
 use super::{Config, ConfigError, DeviceRing, MAX_SIZE, feature};
 use crate::chain::{Batch, Token};
 use crate::fault::{Fault, Rule};
-use crate::memory::{AccessError, Snapshot};
+use crate::memory::{AccessError, Nearby, Snapshot};
 use std::sync::atomic::{Ordering, fence};
 
 /// A batch is full when it has so many segments, however few chains those are.
@@ -171,6 +171,7 @@ impl PackedRing {
     fn walk(
         &self,
         memory: &Snapshot,
+        nearby: &mut Nearby,
         parts: &Parts,
         batch: &mut Batch,
         mut head: Head,
@@ -182,27 +183,30 @@ impl PackedRing {
             let addr = parts.addr(at.offset);
             if head.flags & INDIRECT != 0 {
                 if slots > 1 || head.flags & NEXT != 0 {
-                    let detail = format!("at offset {}, in a list", at.offset);
-                    return Err(Fault::new(Rule::PackedIndirectInList, detail));
+                    return Err(Fault::with(Rule::PackedIndirectInList, || {
+                        format!("at offset {}, in a list", at.offset)
+                    }));
                 }
-                self.walk_table(memory, batch, &mut walk, addr, head.len)?;
+                walk = self.walk_table(memory, nearby, batch, walk, addr, head.len)?;
                 break;
             }
-            walk.buffer(memory, batch, addr, head.len, head.flags & WRITE != 0)?;
+            walk.buffer(memory, nearby, batch, addr, head.len, head.flags & WRITE != 0)?;
             if head.flags & NEXT == 0 {
                 break;
             }
             if u32::from(slots) == self.config.size {
-                let detail = format!("more than {} descriptors", self.config.size);
-                return Err(Fault::new(Rule::PackedLength, detail));
+                return Err(Fault::with(Rule::PackedLength, || {
+                    format!("more than {} descriptors", self.config.size)
+                }));
             }
             slots += 1;
             at = at.after(1, self.config.size);
             // Relaxed: the driver wrote it before the first one's flags, which were acquired.
             head = parts.head(at.offset, Ordering::Relaxed);
             if !head.available_at(at) {
-                let detail = format!("descriptor {} of a list is not available", at.offset);
-                return Err(Fault::new(Rule::PackedPartial, detail));
+                return Err(Fault::with(Rule::PackedPartial, || {
+                    format!("descriptor {} of a list is not available", at.offset)
+                }));
             }
         }
         // The last descriptor's id is the list's (2.8.6).
@@ -216,14 +220,16 @@ impl PackedRing {
     fn walk_table(
         &self,
         memory: &Snapshot,
+        nearby: &mut Nearby,
         batch: &mut Batch,
-        walk: &mut Walk,
+        mut walk: Walk,
         addr: u64,
         len: u32,
-    ) -> Result<(), Fault> {
+    ) -> Result<Walk, Fault> {
         if !self.indirect {
-            let detail = "indirect descriptor without VIRTIO_F_INDIRECT_DESC";
-            return Err(Fault::new(Rule::PackedNotNegotiated, detail));
+            return Err(Fault::with(Rule::PackedNotNegotiated, || {
+                "indirect descriptor without VIRTIO_F_INDIRECT_DESC".to_owned()
+            }));
         }
         let table = Table::new(memory, addr, len, Rule::PackedIndirectLength)?;
         for index in 0..table.entries() {
@@ -234,9 +240,9 @@ impl PackedRing {
                 ..
             } = table.entry(memory, index)?;
             // As in the ring, flags are the last two bytes: what a split descriptor calls `next`.
-            walk.buffer(memory, batch, addr, len, flags & WRITE != 0)?;
+            walk.buffer(memory, nearby, batch, addr, len, flags & WRITE != 0)?;
         }
-        Ok(())
+        Ok(walk)
     }
 
     /// Takes the chain at `self.next`, whose first descriptor is `head`.
@@ -244,19 +250,21 @@ impl PackedRing {
     fn take_one(
         &mut self,
         memory: &Snapshot,
+        nearby: &mut Nearby,
         parts: &Parts,
         batch: &mut Batch,
         head: Head,
     ) -> Result<(), Fault> {
-        let (token, room) = self.walk(memory, parts, batch, head)?;
+        let (token, room) = self.walk(memory, nearby, parts, batch, head)?;
         let index = usize::from(token.id);
         if index >= self.ids.len() {
             self.ids.resize(index + 1, Held::default());
         }
         let held = &mut self.ids[index];
         if held.slots != 0 {
-            let detail = format!("buffer id {} is in use already", token.id);
-            return Err(Fault::new(Rule::BufferId, detail));
+            return Err(Fault::with(Rule::BufferId, || {
+                format!("buffer id {} is in use already", token.id)
+            }));
         }
         let logged = memory.dirty_log().is_some();
         *held = Held {
@@ -325,6 +333,7 @@ impl DeviceRing for PackedRing {
         let Some(parts) = self.parts(memory)? else {
             return Ok(0);
         };
+        let mut nearby = Nearby::default();
         for taken in 0..max {
             // Acquire: pairs with the driver's release of the flags; the rest of the list, and what
             // is in its buffers, is there.
@@ -334,7 +343,7 @@ impl DeviceRing for PackedRing {
             if !head.available_at(self.next) || full || batch.segment_count() >= BATCH_SEGMENTS {
                 return Ok(taken);
             }
-            if let Err(fault) = self.take_one(memory, &parts, batch, head) {
+            if let Err(fault) = self.take_one(memory, &mut nearby, &parts, batch, head) {
                 batch.abandon_chain();
                 let fault = self.fault(fault);
                 return if taken > 0 { Ok(taken) } else { Err(fault) };
@@ -346,18 +355,16 @@ impl DeviceRing for PackedRing {
     #[inline]
     fn complete(&mut self, memory: &Snapshot, token: Token, written: u32) -> Result<(), Fault> {
         let Some(parts) = self.parts(memory)? else {
-            return Err(Fault::new(
-                Rule::Address,
-                "completion while the ring is not mapped",
-            ));
+            return Err(Fault::with(Rule::Address, || {
+                "completion while the ring is not mapped".to_owned()
+            }));
         };
         let held = match self.ids.get_mut(usize::from(token.id)) {
             Some(held) if held.slots != 0 => std::mem::take(held),
             _ => {
-                return Err(Fault::new(
-                    Rule::Device,
-                    format!("chain {} completed twice", token.id),
-                ));
+                return Err(Fault::with(Rule::Device, || {
+                    format!("chain {} completed twice", token.id)
+                }));
             }
         };
         self.held -= 1;
@@ -385,6 +392,9 @@ impl DeviceRing for PackedRing {
         // Release: pairs with the driver's acquire of the flags; it sees the used descriptors behind
         // this one, and what was written into the buffers.
         parts.set_head(offset, head, Ordering::Release);
+        if let Some(log) = memory.dirty_log() {
+            log.mark(self.ring_guest + 16 * u64::from(offset) + 8, 8);
+        }
         let moved = std::mem::take(&mut self.moved);
         // Store of the flags, then load of what the driver wants: neither acquire nor release orders
         // those two. Pairs with the driver's fence between its store to its event suppression

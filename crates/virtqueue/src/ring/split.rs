@@ -5,7 +5,7 @@ use super::split_layout::{self as layout, Parts};
 use super::{Config, ConfigError, DeviceRing, MAX_SIZE, feature};
 use crate::chain::{Batch, Token};
 use crate::fault::{Fault, Rule};
-use crate::memory::{AccessError, Snapshot};
+use crate::memory::{AccessError, Nearby, Snapshot};
 use std::sync::atomic::{Ordering, fence};
 
 /// Bit in `SplitRing::state`: the device has the chain.
@@ -165,25 +165,29 @@ impl SplitRing {
 
     /// Takes the chain that the driver put at `self.next`.
     #[inline]
-    fn take_one(&mut self, memory: &Snapshot, parts: &Parts, batch: &mut Batch) -> Result<(), Fault> {
+    fn take_one(
+        &mut self,
+        memory: &Snapshot,
+        nearby: &mut Nearby,
+        parts: &Parts,
+        batch: &mut Batch,
+    ) -> Result<(), Fault> {
         let head = parts.available_entry(self.next & self.mask);
         let size = self.config.size;
         match self.state.get(usize::from(head)) {
             None => {
-                return Err(Fault::new(
-                    Rule::DescriptorIndex,
-                    format!("head {head}, queue size {size}"),
-                ));
+                return Err(Fault::with(Rule::DescriptorIndex, || {
+                    format!("head {head}, queue size {size}")
+                }));
             }
             Some(state) if state & HELD != 0 => {
-                return Err(Fault::new(
-                    Rule::DescriptorIndex,
-                    format!("head {head} is in use already"),
-                ));
+                return Err(Fault::with(Rule::DescriptorIndex, || {
+                    format!("head {head} is in use already")
+                }));
             }
             Some(_) => {}
         }
-        let room = self.walk(memory, parts, batch, head)?;
+        let room = self.walk(memory, nearby, parts, batch, head)?;
         if let Some(order) = &mut self.order {
             order.taken(Token { id: head, slots: 1 }, room);
         }
@@ -199,7 +203,10 @@ impl SplitRing {
     fn log_buffers(&self, memory: &Snapshot, parts: &Parts, head: u16, written: u32) {
         let Some(log) = memory.dirty_log() else { return };
         let mut batch = Batch::default();
-        if self.walk(memory, parts, &mut batch, head).is_err() {
+        if self
+            .walk(memory, &mut Nearby::default(), parts, &mut batch, head)
+            .is_err()
+        {
             return;
         }
         let mut left = written;
@@ -249,11 +256,12 @@ impl DeviceRing for SplitRing {
             self.available = index;
         }
         let wanted = usize::from(ready).min(max);
+        let mut nearby = Nearby::default();
         for taken in 0..wanted {
             if batch.segment_count() >= BATCH_SEGMENTS {
                 return Ok(taken);
             }
-            if let Err(fault) = self.take_one(memory, &parts, batch) {
+            if let Err(fault) = self.take_one(memory, &mut nearby, &parts, batch) {
                 batch.abandon_chain();
                 let fault = self.fault(fault);
                 return if taken > 0 { Ok(taken) } else { Err(fault) };
@@ -265,18 +273,16 @@ impl DeviceRing for SplitRing {
     #[inline]
     fn complete(&mut self, memory: &Snapshot, token: Token, written: u32) -> Result<(), Fault> {
         let Some(parts) = self.parts(memory)? else {
-            return Err(Fault::new(
-                Rule::Address,
-                "completion while the ring is not mapped",
-            ));
+            return Err(Fault::with(Rule::Address, || {
+                "completion while the ring is not mapped".to_owned()
+            }));
         };
         match self.state.get_mut(usize::from(token.id)) {
             Some(state) if *state & HELD != 0 => *state = 0,
             _ => {
-                return Err(Fault::new(
-                    Rule::Device,
-                    format!("chain {} completed twice", token.id),
-                ));
+                return Err(Fault::with(Rule::Device, || {
+                    format!("chain {} completed twice", token.id)
+                }));
             }
         }
         self.held -= 1;
@@ -389,10 +395,11 @@ impl SplitRing {
     #[inline]
     fn write_used(&mut self, memory: &Snapshot, parts: &Parts, id: u16, chains: u16, written: u32) {
         let slot = self.used & self.mask;
+        parts.set_used_entry(slot, u32::from(id), written);
+        // After the store: whoever copies a page because of its mark has to find it there.
         if let Some(log) = memory.dirty_log() {
             log.mark(parts.used_entry_guest(slot), layout::USED_ENTRY_SIZE);
         }
-        parts.set_used_entry(slot, u32::from(id), written);
         self.used = self.used.wrapping_add(chains);
     }
 

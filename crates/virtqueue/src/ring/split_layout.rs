@@ -89,21 +89,30 @@ impl Descriptor {
     /// Copies a descriptor out of guest memory.
     ///
     /// # Safety
+    /// `host` is valid for reads of 16 bytes and aligned to 8.
+    #[inline(always)]
+    pub(super) unsafe fn read_aligned(host: *mut u8) -> Self {
+        let words: *mut u64 = host.cast();
+        // SAFETY: as the caller promises. Atomic: the driver may write it.
+        let (addr, rest) = unsafe { (AtomicU64::from_ptr(words), AtomicU64::from_ptr(words.add(1))) };
+        Self::from_words(
+            u64::from_le(addr.load(Ordering::Relaxed)),
+            u64::from_le(rest.load(Ordering::Relaxed)),
+        )
+    }
+
+    /// The same from anywhere: indirect tables need no alignment.
+    ///
+    /// # Safety
     /// `host` is valid for reads of 16 bytes.
     #[inline]
     pub(super) unsafe fn read(host: *mut u8) -> Self {
-        if (host as usize) % 8 == 0 {
-            let words: *mut u64 = host.cast();
-            // SAFETY: aligned, and valid as the caller promises. Atomic: the driver may write it.
-            let (addr, rest) = unsafe { (AtomicU64::from_ptr(words), AtomicU64::from_ptr(words.add(1))) };
-            return Self::from_words(
-                u64::from_le(addr.load(Ordering::Relaxed)),
-                u64::from_le(rest.load(Ordering::Relaxed)),
-            );
+        if host as usize % 8 == 0 {
+            // SAFETY: aligned, and valid as the caller promises.
+            return unsafe { Self::read_aligned(host) };
         }
-        // Indirect tables need no alignment.
         Self::from_bytes(std::array::from_fn(|i| {
-            // SAFETY: as above.
+            // SAFETY: as the caller promises.
             unsafe { AtomicU8::from_ptr(host.add(i)) }.load(Ordering::Relaxed)
         }))
     }
@@ -154,9 +163,9 @@ impl Parts {
     #[inline]
     pub(super) fn descriptor(&self, index: u16) -> Descriptor {
         debug_assert!(u32::from(index) < self.size);
-        // SAFETY: in the table.
+        // SAFETY: in the table, which is aligned.
         unsafe {
-            Descriptor::read(
+            Descriptor::read_aligned(
                 self.descriptors
                     .add(usize::from(index) * DESCRIPTOR_SIZE as usize),
             )

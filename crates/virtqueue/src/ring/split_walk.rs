@@ -5,14 +5,15 @@ use super::split_layout::{self as layout, Descriptor, Parts};
 use super::walk::{Table, Walk};
 use crate::chain::{Batch, Token};
 use crate::fault::{Fault, Rule};
-use crate::memory::Snapshot;
+use crate::memory::{Nearby, Snapshot};
 
 impl SplitRing {
     /// Walks the chain at `head` into `batch`; returns the bytes in its device-writable part.
-    #[inline]
+    #[inline(always)]
     pub(super) fn walk(
         &self,
         memory: &Snapshot,
+        nearby: &mut Nearby,
         parts: &Parts,
         batch: &mut Batch,
         head: u16,
@@ -22,7 +23,7 @@ impl SplitRing {
         loop {
             let descriptor = self.at(parts, index)?;
             if descriptor.flags & layout::INDIRECT != 0 {
-                self.walk_table(memory, batch, &mut walk, &descriptor)?;
+                walk = self.walk_table(memory, nearby, batch, walk, &descriptor)?;
                 break;
             }
             let Descriptor {
@@ -31,7 +32,7 @@ impl SplitRing {
                 flags,
                 next,
             } = descriptor;
-            walk.buffer(memory, batch, addr, len, flags & layout::WRITE != 0)?;
+            walk.buffer(memory, nearby, batch, addr, len, flags & layout::WRITE != 0)?;
             if flags & layout::NEXT == 0 {
                 break;
             }
@@ -42,30 +43,36 @@ impl SplitRing {
         Ok(room)
     }
 
-    #[inline]
+    #[inline(always)]
     fn at(&self, parts: &Parts, index: u16) -> Result<Descriptor, Fault> {
         if u32::from(index) >= self.config.size {
-            let detail = format!("index {index}, queue size {}", self.config.size);
-            return Err(Fault::new(Rule::DescriptorIndex, detail));
+            return Err(Fault::with(Rule::DescriptorIndex, || {
+                format!("index {index}, queue size {}", self.config.size)
+            }));
         }
         Ok(parts.descriptor(index))
     }
 
-    /// Follows an indirect descriptor, which ends its chain.
-    #[inline]
+    /// Follows an indirect descriptor, which ends its chain. Takes and returns the walk, so that one
+    /// without tables stays in registers.
+    #[inline(never)]
     fn walk_table(
         &self,
         memory: &Snapshot,
+        nearby: &mut Nearby,
         batch: &mut Batch,
-        walk: &mut Walk,
+        mut walk: Walk,
         descriptor: &Descriptor,
-    ) -> Result<(), Fault> {
+    ) -> Result<Walk, Fault> {
         if !self.indirect {
-            let detail = "indirect descriptor without VIRTIO_F_INDIRECT_DESC";
-            return Err(Fault::new(Rule::NotNegotiated, detail));
+            return Err(Fault::with(Rule::NotNegotiated, || {
+                "indirect descriptor without VIRTIO_F_INDIRECT_DESC".to_owned()
+            }));
         }
         if descriptor.flags & layout::NEXT != 0 {
-            return Err(Fault::new(Rule::IndirectNext, "INDIRECT and NEXT are both set"));
+            return Err(Fault::with(Rule::IndirectNext, || {
+                "INDIRECT and NEXT are both set".to_owned()
+            }));
         }
         let table = Table::new(memory, descriptor.addr, descriptor.len, Rule::IndirectLength)?;
         let mut index = 0;
@@ -77,12 +84,13 @@ impl SplitRing {
                 next,
             } = table.entry(memory, u32::from(index))?;
             if flags & layout::INDIRECT != 0 {
-                let detail = format!("at index {index} of a table");
-                return Err(Fault::new(Rule::NestedIndirect, detail));
+                return Err(Fault::with(Rule::NestedIndirect, || {
+                    format!("at index {index} of a table")
+                }));
             }
-            walk.buffer(memory, batch, addr, len, flags & layout::WRITE != 0)?;
+            walk.buffer(memory, nearby, batch, addr, len, flags & layout::WRITE != 0)?;
             if flags & layout::NEXT == 0 {
-                return Ok(());
+                return Ok(walk);
             }
             index = next;
         }

@@ -3,7 +3,7 @@
 use super::split_layout::{DESCRIPTOR_SIZE, Descriptor};
 use crate::chain::{Batch, Token};
 use crate::fault::{Fault, Rule};
-use crate::memory::{AccessError, Snapshot, Space};
+use crate::memory::{AccessError, Nearby, Snapshot, Space};
 
 /// Pieces of host memory that a chain may have beyond one for each descriptor.
 const EXTRA_SEGMENTS: usize = 1024;
@@ -33,18 +33,20 @@ impl Walk {
     }
 
     /// Adds the buffer of one descriptor to the open chain. A buffer of no bytes adds nothing.
-    #[inline]
+    #[inline(always)]
     pub(super) fn buffer(
         &mut self,
         memory: &Snapshot,
+        nearby: &mut Nearby,
         batch: &mut Batch,
         addr: u64,
         len: u32,
         write: bool,
     ) -> Result<(), Fault> {
         if self.left == 0 {
-            let detail = format!("a loop, or more than {} descriptors", self.size);
-            return Err(Fault::new(Rule::ChainLength, detail));
+            return Err(Fault::with(Rule::ChainLength, || {
+                format!("a loop, or more than {} descriptors", self.size)
+            }));
         }
         self.left -= 1;
         if write {
@@ -55,17 +57,19 @@ impl Walk {
             self.lengths.1 += u64::from(len);
         } else {
             if self.writing {
-                let detail = format!("device-readable buffer at {addr:#x} follows a device-writable one");
-                return Err(Fault::new(Rule::ReadableAfterWritable, detail));
+                return Err(Fault::with(Rule::ReadableAfterWritable, || {
+                    format!("device-readable buffer at {addr:#x} follows a device-writable one")
+                }));
             }
             self.lengths.0 += u64::from(len);
         }
-        memory.segments(addr, len, write, |segment| batch.push_segment(segment))?;
+        memory.segments(nearby, addr, len, write, batch)?;
         if batch.open_segments() > self.size as usize + EXTRA_SEGMENTS
             || self.lengths.0 + self.lengths.1 > 1 << 32
         {
-            let detail = "more than 2^32 bytes, or in too many pieces of memory";
-            return Err(Fault::new(Rule::ChainLength, detail));
+            return Err(Fault::with(Rule::ChainLength, || {
+                "more than 2^32 bytes, or in too many pieces of memory".to_owned()
+            }));
         }
         Ok(())
     }
@@ -100,12 +104,12 @@ impl Table {
     #[inline]
     pub(super) fn new(memory: &Snapshot, addr: u64, len: u32, rule: Rule) -> Result<Self, Fault> {
         if len == 0 || len % DESCRIPTOR_SIZE != 0 {
-            return Err(Fault::new(rule, format!("length {len}")));
+            return Err(Fault::with(rule, || format!("length {len}")));
         }
         let whole = match memory.contiguous(Space::Guest, addr, u64::from(len), false) {
             Ok(found) => Some(found.host),
             Err(AccessError::Divided { .. }) => None,
-            Err(error) => return Err(Fault::new(Rule::Address, format!("indirect table: {error}"))),
+            Err(error) => return Err(Fault::with(Rule::Address, || format!("indirect table: {error}"))),
         };
         Ok(Self {
             addr,
@@ -123,8 +127,9 @@ impl Table {
     #[inline]
     pub(super) fn entry(&self, memory: &Snapshot, index: u32) -> Result<Descriptor, Fault> {
         if index >= self.entries {
-            let detail = format!("index {index} in an indirect table of {}", self.entries);
-            return Err(Fault::new(Rule::DescriptorIndex, detail));
+            return Err(Fault::with(Rule::DescriptorIndex, || {
+                format!("index {index} in an indirect table of {}", self.entries)
+            }));
         }
         let offset = index * DESCRIPTOR_SIZE;
         Ok(match self.whole {

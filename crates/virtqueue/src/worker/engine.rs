@@ -200,11 +200,13 @@ impl Engine {
             // They wait for the ring to be mapped again.
             return Ok(false);
         }
-        let mut written = 0;
-        for (token, length) in self.done.as_slice() {
-            self.ring.complete(memory, *token, *length)?;
-            written += u64::from(*length);
-        }
+        self.ring.complete_all(memory, self.done.as_slice())?;
+        let written = self
+            .done
+            .as_slice()
+            .iter()
+            .map(|(_, length)| u64::from(*length))
+            .sum();
         self.done.clear();
         let counters = &self.shared.counters;
         counters.bytes_written.add(written);
