@@ -71,11 +71,11 @@ class FakeQueue:
         self.starts += 1
 
     def stop(self, timeout: float = 5.0) -> int:
-        if self.hangs:
+        was, self.running = self.running, False
+        if was and self.hangs:
             raise TransportError("requests are still under way")
-        if self.running:
+        if was:
             self.base = self.base + self.advance & 0xFFFF
-        self.running = False
         return self.base
 
 

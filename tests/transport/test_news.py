@@ -170,6 +170,16 @@ def test_a_queue_that_does_not_stop_ends_the_connection(harness: Harness) -> Non
     assert isinstance(action, Disconnect)
 
 
+def test_a_queue_that_does_not_stop_is_reset_all_the_same(harness: Harness) -> None:
+    harness.negotiate(P.REPLY_ACK, P.RESET_DEVICE)
+    harness.ring()
+    harness.device.queues[0].hangs = True
+    resets = harness.device.resets
+    harness.accepts("RESET_DEVICE")
+    assert harness.device.resets == resets + 1
+    assert not harness.device.queues[0].running
+
+
 def test_nothing_is_done_after_the_end(harness: Harness) -> None:
     bad = encode(1, 2, b"")
     good = encode_request(FRONT_END["SET_FEATURES"], VERSION_1)

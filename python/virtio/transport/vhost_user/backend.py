@@ -1,5 +1,6 @@
 """What each message of a front end does to the device."""
 
+import logging
 import os
 import stat
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from virtio.transport.vhost_user.payloads import ConfigAccess, MemoryRegion, Vri
 from virtio.transport.vhost_user.vring import Vring
 
 _P = ProtocolFeature
+_log = logging.getLogger("virtio.transport.vhost_user")
 
 PROTOCOL_FEATURES = sum(
     feature.mask
@@ -369,17 +371,15 @@ class BackEnd:
         return bool(self.device.status & STATUS.DEVICE_NEEDS_RESET)
 
     def _reset(self, *, enabled: bool) -> None:
-        failure: Error | None = None
         for vring in self.vrings:
             try:
                 vring.reset(enabled=enabled, timeout=self._timeout)
             except Error as error:
-                failure = error
+                # The requests are given up, so the queue stands still all the same: the reset goes on.
+                _log.warning("%s: ring %d: %s", self.device.name, vring.index, error)
         self.device.set_status(0)
         self._accepted = None
         self._status = 0
-        if failure is not None:
-            raise failure
 
 
 def is_socket(fd: int) -> bool:

@@ -88,7 +88,7 @@ class Decoder:
         ``lost``: the system could not deliver all descriptors (MSG_CTRUNC). The decoder owns ``fds`` from
         here, until it hands them out with a message.
         """
-        if self.failure is not None:
+        if self.failure is not None or not data:
             close_all(fds)
             return []
         arrived = list(fds)

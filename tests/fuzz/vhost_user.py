@@ -1,0 +1,383 @@
+"""Fuzzes the vhost-user codec and session: bytes, descriptors and events in any order, on guest memory.
+
+``tools/fuzz vhost_user`` runs it. An input is a list of steps (see :func:`steps`); mutations work on bytes
+and on whole messages. Inputs that reach new lines, or lines in a new order, are kept and mutated further.
+What must hold after every step is in :class:`Scene`.
+"""
+
+# ruff: noqa: E402 - the path to the tests comes first
+
+import argparse
+import hashlib
+import logging
+import os
+import random
+import socket
+import struct
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+
+from tests.transport.fakes import FakeDevice
+
+from virtio._native import Memory
+from virtio.transport import vhost_user
+from virtio.transport.vhost_user.actions import (
+    Action,
+    Disconnect,
+    DropChannel,
+    Notice,
+    Send,
+    SendRequest,
+    UseChannel,
+)
+from virtio.transport.vhost_user.backend import IN_BAND, PROTOCOL_FEATURES
+from virtio.transport.vhost_user.codec import Decoder, encode_acknowledgement, encode_request
+from virtio.transport.vhost_user.messages import BACK_END, FRONT_END
+from virtio.transport.vhost_user.payloads import (
+    MAX_PAYLOAD,
+    ConfigAccess,
+    Inflight,
+    Iotlb,
+    LogArea,
+    MemoryRegion,
+    StateTransfer,
+    VringAddress,
+    VringState,
+)
+from virtio.transport.vhost_user.session import Session
+
+_SOURCES = str(Path(vhost_user.__file__).parent)
+_STEP = struct.Struct("<BBH")
+_MAX_INPUT = 4096
+MAIN, CHANNEL, CONFIG, BROKEN, CALL, HANG = range(6)
+
+FEATURES = 1 << 32 | 1 << 30
+REGION = MemoryRegion(0, 0x10000, 0x7F00_0000_0000, 0)
+PAYLOADS: dict[str, tuple[Any, ...]] = {
+    "nothing": (None,),
+    "u64": (
+        0,
+        1,
+        0x100,
+        0xF,
+        FEATURES,
+        FEATURES | 1 << 29 | 1 << 34,
+        PROTOCOL_FEATURES | IN_BAND,
+        1 << 3 | 1 << 16,
+    ),
+    "vring state": (
+        VringState(0, 0),
+        VringState(0, 1),
+        VringState(1, 256),
+        VringState(0, 0x8000),
+        VringState(9, 9),
+    ),
+    "vring address": (VringAddress(0, 0, REGION.user_address, REGION.user_address + 0x3000, 0x1000, 0),),
+    "memory regions": ((), (REGION,), (REGION, REGION._replace(guest_address=1 << 32, user_address=1 << 40))),
+    "memory region": (REGION, REGION._replace(guest_address=1 << 33, user_address=1 << 41, size=0x1000)),
+    "configuration access": (ConfigAccess(0, 8, 0, bytes(8)), ConfigAccess(52, 4, 1, b"abcd")),
+    "log": (LogArea(4096, 0),),
+    "IOTLB": (Iotlb(0, 4096, 0, 3, 2),),
+    "inflight": (Inflight(0, 0, 2, 256),),
+    "device state transfer": (StateTransfer(0, 0),),
+    "bytes": (bytes(16),),
+}
+
+
+class Scene:
+    """A session on a device that keeps notes, and what must hold of both."""
+
+    def __init__(self) -> None:
+        self.device = FakeDevice(features=1 << 32 | 1 << 34 | 1 << 29 | 3)
+        self.notices: list[Notice] = []
+        self.session = Session(
+            self.device,
+            Memory(),
+            self.notices.append,
+            protocol_features=PROTOCOL_FEATURES | IN_BAND,
+            timeout=0.01,
+        )
+        self.channels: list[int] = []
+        self.ended = False
+        self._answers = Decoder(FRONT_END)
+        self._requests = Decoder(BACK_END)
+
+    def step(self, kind: int, data: bytes, fds: list[int]) -> None:
+        if kind == MAIN:
+            self._check(self.session.receive(data, fds))
+        elif kind == CHANNEL:
+            if self.channels:
+                self._check(self.session.receive_channel(data, fds))
+            else:
+                _close(fds)
+        else:
+            _close(fds)
+            queue = self.device.queues[data[0] % 2 if data else 0]
+            events = self.device.events
+            assert events is not None
+            if kind == CONFIG:
+                events.config_changed()
+            elif kind == BROKEN and queue.running:
+                self.device.breaks(queue.index)
+            elif kind == CALL and callable(queue.call):
+                queue.call()
+            elif kind == HANG:
+                queue.hangs = not queue.hangs
+        while self.notices:
+            self._check(self.session.notice(self.notices.pop(0)))
+
+    def _check(self, actions: list[Action]) -> None:
+        assert 0 < self.session.wanted <= MAX_PAYLOAD + 12
+        for action in actions:
+            match action:
+                case Send(data, fds):
+                    assert not self.ended, "an answer after the end"
+                    assert not fds
+                    (message,) = self._answers.receive(data)
+                    assert message.is_reply
+                    assert message.problem is None
+                case SendRequest(data):
+                    for message in self._requests.receive(data):
+                        assert not message.is_reply
+                        assert message.problem is None
+                case UseChannel(fd):
+                    self.channels.append(fd)
+                case Disconnect(reason):
+                    assert reason
+                    self.ended = True
+                case DropChannel(reason):
+                    assert reason
+        for queue in self.device.queues:
+            if queue.running:
+                size, base = queue.rings["size"], queue.base
+                packed = self.device.negotiated_features >> 34 & 1
+                assert 0 < size <= 32768
+                assert packed or (size & (size - 1) == 0 and base <= 0xFFFF)
+                assert self.device.negotiated_features >> 32 & 1
+
+    def close(self) -> None:
+        for queue in self.device.queues:
+            queue.hangs = False
+        self.session.close()
+        _close(self.channels)
+        assert not self.device.attached
+
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+def steps(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Read an input: what happens (one byte), with which descriptors (one byte), and its bytes."""
+    position = 0
+    while position + _STEP.size <= len(data):
+        kind, fds, size = _STEP.unpack_from(data, position)
+        position += _STEP.size
+        yield kind % 6, fds, data[position : position + size]
+        position += size
+
+
+def step(kind: int, fds: int, data: bytes) -> bytes:
+    return _STEP.pack(kind, fds, len(data)) + data
+
+
+class Descriptors:
+    """A few of each kind, duplicated for each input: bits 0 to 3 how many, 4 and 5 which kind first."""
+
+    def __init__(self) -> None:
+        memory = os.memfd_create("guest")
+        os.ftruncate(memory, REGION.size)
+        ours, theirs = socket.socketpair()
+        self._keep = ours
+        self._kinds = [os.eventfd(0), memory, theirs.detach(), os.open("/dev/null", os.O_RDWR)]
+
+    def close(self) -> None:
+        _close(self._kinds)
+        self._keep.close()
+
+    def take(self, code: int) -> list[int]:
+        return [
+            os.dup(self._kinds[(index + (code >> 4)) % 4 if index else code >> 4 & 3])
+            for index in range(code & 15)
+        ]
+
+
+def run(data: bytes, descriptors: Descriptors) -> None:
+    """Run one input; whatever is wrong raises."""
+    before = os.dup(0)
+    os.close(before)
+    scene = Scene()
+    try:
+        for kind, fds, content in steps(data):
+            scene.step(kind, content, descriptors.take(fds))
+            if scene.ended:
+                break
+    finally:
+        scene.close()
+    after = os.dup(0)
+    os.close(after)
+    # The lowest free number is the same again: nothing was left open.
+    assert before == after, "a descriptor was left open"
+
+
+class Coverage:
+    """Pairs of lines, one after the other, within the code that is fuzzed."""
+
+    def __init__(self) -> None:
+        self.seen: set[tuple[int, int]] = set()
+        self._new = False
+        self._last = 0
+
+    def run(self, data: bytes, descriptors: Descriptors) -> bool:
+        """Run an input; tell whether it went where none had gone."""
+        self._new, self._last = False, 0
+        sys.settrace(self._enter)
+        try:
+            run(data, descriptors)
+        finally:
+            sys.settrace(None)
+        return self._new
+
+    def _enter(self, frame: FrameType, event: str, _: object) -> Any:
+        return self._line if frame.f_code.co_filename.startswith(_SOURCES) else None
+
+    def _line(self, frame: FrameType, event: str, _: object) -> Any:
+        here = hash((frame.f_code, frame.f_lineno))
+        pair = (self._last, here)
+        self._last = here
+        if pair not in self.seen:
+            self.seen.add(pair)
+            self._new = True
+        return self._line
+
+
+# --- inputs
+
+
+def message(choice: random.Random) -> bytes:
+    """A message as it should be, with the descriptors that it should have."""
+    kind = choice.choice(list(FRONT_END))
+    payload = choice.choice(PAYLOADS[kind.request.name])
+    data = encode_request(kind, payload, need_reply=choice.random() < 0.5)
+    if kind.request.name == "memory regions":
+        return step(MAIN, 0x10 | len(payload), data)
+    first = 1 if "MEM" in kind.name else 2 if "REQ_FD" in kind.name else 0
+    return step(MAIN, first << 4 | kind.descriptors[1], data)
+
+
+def beginning() -> bytes:
+    """What brings a session to where things happen."""
+    said: list[tuple[str, Any, int]] = [
+        ("SET_PROTOCOL_FEATURES", PROTOCOL_FEATURES | IN_BAND, 0),
+        ("SET_BACKEND_REQ_FD", None, 0x21),
+        ("SET_FEATURES", FEATURES, 0),
+        ("SET_MEM_TABLE", (REGION,), 0x11),
+        ("SET_VRING_NUM", VringState(0, 256), 0),
+        ("SET_VRING_BASE", VringState(0, 0), 0),
+        ("SET_VRING_ADDR", PAYLOADS["vring address"][0], 0),
+        ("SET_VRING_KICK", 0, 1),
+        ("SET_VRING_ENABLE", VringState(0, 1), 0),
+    ]
+    return b"".join(step(MAIN, fds, encode_request(FRONT_END[name], payload)) for name, payload, fds in said)
+
+
+def seeds() -> list[bytes]:
+    """One input per message, and some that put them in order."""
+    choice = random.Random(1)
+    start = beginning()
+    single = [
+        step(MAIN, kind.descriptors[1], encode_request(kind, payload))
+        for kind in FRONT_END
+        for payload in PAYLOADS[kind.request.name]
+    ]
+    channel = step(CONFIG, 0, b"") * 2 + step(CHANNEL, 0, encode_acknowledgement(2, 0)) + step(CALL, 0, b"")
+    broken = step(BROKEN, 0, b"") + step(CHANNEL, 0, encode_acknowledgement(5, 0))
+    return [*single, start, start + channel, start + broken, *(start + message(choice) for _ in range(50))]
+
+
+def mutate(data: bytes, others: list[bytes], choice: random.Random) -> bytes:
+    """Change an input a little."""
+    cuts = [0]
+    for _, _, content in steps(data):
+        cuts.append(min(cuts[-1] + _STEP.size + len(content), len(data)))
+    changed = bytearray(data)
+    for _ in range(1 << choice.randrange(4)):
+        at = choice.choice(cuts)
+        match choice.randrange(8):
+            case 0 | 1:
+                changed[at:at] = message(choice)
+            case 2:
+                changed[at:at] = step(
+                    choice.randrange(1, 6), 0, encode_acknowledgement(choice.randrange(9), 0)
+                )
+            case 3 if len(cuts) > 2:
+                del changed[at : choice.choice(cuts)]
+            case 4 if others:
+                other = choice.choice(others)
+                changed[at:] = other[choice.randrange(len(other) + 1) :] if choice.random() < 0.2 else other
+            case 5 if changed:
+                changed[choice.randrange(len(changed))] = choice.choice(
+                    (0, 1, 255, 128, choice.randrange(256))
+                )
+            case 6 if changed:
+                position = choice.randrange(len(changed))
+                width = choice.choice((2, 4, 8))
+                value = choice.choice((0, 1, 2**15, 2**31, 2**63, 2**64 - 1, 4096)) & (1 << 8 * width) - 1
+                changed[position : position + width] = value.to_bytes(width, "little")
+            case _ if changed:
+                del changed[choice.randrange(len(changed))]
+    return bytes(changed[:_MAX_INPUT])
+
+
+def main() -> int:
+    """Fuzz for a while; status 1 and a file in fuzz/vhost_user/artifacts if something is wrong."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--corpus", type=Path, default=ROOT / "fuzz/corpus/vhost_user")
+    parser.add_argument("--found", type=Path, default=ROOT / ".cache/fuzz/vhost_user")
+    parser.add_argument("--seed", type=int, default=None, help="repeat a run")
+    options = parser.parse_args()
+    logging.disable(logging.CRITICAL)
+    options.found.mkdir(parents=True, exist_ok=True)
+    choice = random.Random(options.seed)
+    descriptors, coverage = Descriptors(), Coverage()
+    kept: list[bytes] = []
+    inputs = [
+        file.read_bytes() for folder in (options.corpus, options.found) for file in sorted(folder.iterdir())
+    ]
+    waiting = inputs + seeds()
+    given, runs, fresh = len(waiting), 0, 0
+    end = time.monotonic() + options.seconds
+    while time.monotonic() < end or waiting:
+        data = waiting.pop() if waiting else mutate(choice.choice(kept), kept, choice)
+        runs += 1
+        try:
+            new = coverage.run(data, descriptors)
+        except Exception:
+            traceback.print_exc()
+            file = ROOT / "fuzz/vhost_user/artifacts" / f"crash-{hashlib.sha1(data).hexdigest()[:16]}"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(data)
+            print(f"  wrong: {file}")
+            return 1
+        if new:
+            kept.append(data)
+            if runs > given:
+                fresh += 1
+                (options.found / hashlib.sha1(data).hexdigest()[:16]).write_bytes(data)
+    print(f"  inputs run: {runs}\n  of them new: {fresh}\n  pairs of lines: {len(coverage.seen)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
