@@ -1,5 +1,6 @@
 //! The queues that run, for when the interpreter ends.
 
+use crate::attached;
 use crate::errors::configuration;
 use pyo3::prelude::*;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,6 +10,8 @@ use virtqueue::worker::{Stopped, Worker};
 
 /// How long the interpreter waits for all its queues.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long for handlers that did not return in that time, after they were interrupted.
+const LAST_PATIENCE: Duration = Duration::from_millis(500);
 
 static ENDING: AtomicBool = AtomicBool::new(false);
 static QUEUES: Mutex<Queues> = Mutex::new(Queues {
@@ -55,17 +58,27 @@ pub(crate) fn stop(worker: &Worker, timeout: Duration) -> Option<Stopped> {
 #[pyo3(name = "_stop_all")]
 pub(crate) fn stop_all(py: Python<'_>) {
     ENDING.store(true, Ordering::Release);
+    let list = {
+        let mut queues = lock();
+        if queues.process != std::process::id() {
+            return;
+        }
+        std::mem::take(&mut queues.list)
+    };
     py.detach(|| {
-        let list = {
-            let mut queues = lock();
-            if queues.process != std::process::id() {
-                return;
-            }
-            std::mem::take(&mut queues.list)
-        };
         let end = Instant::now() + PATIENCE;
         for worker in list.iter().filter_map(Weak::upgrade) {
             worker.stop(end.saturating_duration_since(Instant::now()));
+        }
+    });
+    if attached::none() {
+        return;
+    }
+    attached::interrupt(py);
+    py.detach(|| {
+        let end = Instant::now() + LAST_PATIENCE;
+        while !attached::none() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(5));
         }
     });
 }

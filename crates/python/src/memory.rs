@@ -14,7 +14,8 @@ use virtqueue::memory::{AccessError, Error, GuestMemory, RegionRequest, Space};
 
 /// A time in seconds as Python gives it.
 pub(crate) fn seconds(value: f64) -> PyResult<Duration> {
-    Duration::try_from_secs_f64(value.min(1e9))
+    // Not `min`, which turns NaN into a time.
+    Duration::try_from_secs_f64(if value > 1e9 { 1e9 } else { value })
         .map_err(|_| configuration(format!("{value} seconds is not a time to wait")))
 }
 
