@@ -39,7 +39,7 @@ pub(crate) struct Loopback {
 impl Loopback {
     #[new]
     #[pyo3(signature = (size=256, *, features=0, readable=16, writable=16))]
-    fn new(py: Python<'_>, size: u32, features: u64, readable: u32, writable: u32) -> PyResult<Self> {
+    fn new(py: Python<'_>, size: u32, features: u128, readable: u32, writable: u32) -> PyResult<Self> {
         if !size.is_power_of_two() || size > 32768 || (readable == 0 && writable == 0) {
             return Err(configuration(
                 "a ring of up to 32768 entries, a power of two, and chains with contents",
@@ -188,7 +188,7 @@ pub(crate) fn measure_ring(
     size: u32,
     descriptors: usize,
     indirect: bool,
-    features: u64,
+    features: u128,
 ) -> PyResult<(u64, u64)> {
     let shape = Shape {
         chains,
