@@ -211,6 +211,19 @@ def test_a_console_behind_a_socket(tmp_path: Path) -> None:
     assert not line_path.exists()
 
 
+def test_a_console_behind_a_pseudoterminal(tmp_path: Path) -> None:
+    path = tmp_path / "vhost.sock"
+    with serve("console", "--socket", path, "--pty") as (process, line):
+        terminal = os.open(line.split("(")[1].split(")")[0], os.O_RDWR | os.O_NOCTTY)
+        with Machine(path, queues=2) as machine:
+            os.write(terminal, b"id\r")
+            assert machine.ask(0, writable=[64]) == b"id\r"
+            machine.ask(1, [b"uid=0\r\n"])
+            assert os.read(terminal, 64) == b"uid=0\r\n"
+        end(process)
+        os.close(terminal)
+
+
 def test_a_console_on_standard_input_and_output(tmp_path: Path) -> None:
     path = tmp_path / "vhost.sock"
     with serve("console", "--stdio", "--socket", path, stdin=subprocess.PIPE) as (process, line):
