@@ -41,7 +41,8 @@ def test_help_loads_no_command() -> None:
 
 
 def test_importing_is_quick() -> None:
-    code = "import time; a = time.perf_counter(); import virtio; print(time.perf_counter() - a)"
+    # Processor time: what else the machine does is not ours to answer for.
+    code = "import time; a = time.process_time(); import virtio; print(time.process_time() - a)"
     best = min(
         float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
         for _ in range(5)
