@@ -6,6 +6,7 @@ What the session refuses by itself is in test_refused.py; here are things that r
 import contextlib
 import mmap
 import os
+import resource
 import socket
 import tempfile
 import time
@@ -224,6 +225,25 @@ def test_memory_that_shrinks_costs_the_device_not_the_process(scene: Scene) -> N
 def test_what_cannot_be_waited_for_is_refused(scene: Scene, name: str, make: Maker) -> None:
     with contextlib.ExitStack() as stack:
         assert scene.front_end.acknowledged(name, 0, [make(stack)]) == 1
+    assert scene.works()
+
+
+def test_descriptors_that_find_no_room_are_missed(scene: Scene) -> None:
+    """The process has as many open as it may: the kernel delivers the message without them."""
+    free = os.dup(0)
+    os.close(free)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+        assert scene.front_end.acknowledged("SET_VRING_CALL", 0, [scene.guest.rings[0].call_fd]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert scene.front_end.acknowledged("SET_VRING_CALL", 0, [scene.guest.rings[0].call_fd]) == 0
+    assert scene.works()
+
+
+def test_more_descriptors_than_any_message_has_are_closed(scene: Scene) -> None:
+    assert scene.front_end.acknowledged("SET_VRING_CALL", 0, [scene.guest.rings[0].call_fd] * 200) == 1
     assert scene.works()
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -242,6 +243,23 @@ def test_a_front_end_that_does_not_read_is_let_go(path: Path) -> None:
         assert not server.connected
         with FrontEnd.connect(path) as another:
             another.barrier()
+
+
+def test_a_front_end_that_finds_no_room_is_served_when_there_is(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with virtio.start(Disk(), f"vhost-user:{path}"), FrontEnd(socket.socket(socket.AF_UNIX)) as front_end:
+        free = os.dup(0)
+        os.close(free)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+            front_end.socket.connect(str(path))
+            time.sleep(0.1)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        front_end.barrier()
+        assert "cannot connect" in caplog.text
 
 
 def test_a_server_stops_with_its_front_end_connected(path: Path) -> None:

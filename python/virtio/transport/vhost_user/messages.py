@@ -115,7 +115,7 @@ _FRONT_END = (
     MessageType(20, "NET_SET_MTU", form.U64, None, (0, 0), _P.MTU, "2.9"),
     MessageType(21, "SET_BACKEND_REQ_FD", form.EMPTY, None, (1, 1), _P.BACKEND_REQ, "2.10"),
     MessageType(22, "IOTLB_MSG", form.IOTLB, form.U64, (0, 0), None, "2.10", (1,)),
-    MessageType(23, "SET_VRING_ENDIAN", form.VRING_STATE, None, (0, 0), _P.CROSS_ENDIAN, "2.12"),
+    MessageType(23, "SET_VRING_ENDIAN", form.VRING_STATE, None, (0, 0), _P.CROSS_ENDIAN, "2.10"),
     MessageType(24, "GET_CONFIG", form.CONFIG, form.CONFIG, (0, 0), _P.CONFIG, "2.12", (None,)),
     MessageType(25, "SET_CONFIG", form.CONFIG, None, (0, 0), _P.CONFIG, "2.12"),
     MessageType(26, "CREATE_CRYPTO_SESSION", form.BYTES, form.BYTES, (0, 0), _P.CRYPTO_SESSION, "2.12"),
