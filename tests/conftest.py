@@ -9,6 +9,7 @@ import pytest
 
 from virtio.errors import ConfigurationError
 from virtio.vm import Monitor
+from virtio.vm.initramfs import find_busybox
 from virtio.vm.kernel import qemu_kernel, uml_kernel
 from virtio.vm.qemu import qemu_program
 
@@ -17,6 +18,7 @@ Needs = Callable[[Monitor], None]
 
 def _needs(monitor: Monitor) -> None:
     try:
+        find_busybox()
         if monitor == "uml":
             uml_kernel()
         else:

@@ -2,12 +2,12 @@
 
 import hashlib
 import queue
-import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +19,9 @@ from virtio.device.entropy import EntropyDevice
 from virtio.errors import ConfigurationError, Error
 from virtio.vm.boot import boot
 from virtio.vm.guest import Guest, Monitor
+from virtio.vm.initramfs import find_busybox, find_program
+from virtio.vm.kernel import qemu_kernel, uml_kernel
+from virtio.vm.qemu import qemu_program
 
 MIB = 1 << 20
 DISK_SIZE = 256 * MIB
@@ -26,6 +29,7 @@ FILE_SIZE = 64 * MIB
 #: The file is held in the guest's memory too, so that writing it measures the disk and not its making.
 _MEMORY = 320
 _RANDOM_BYTES = 64
+_PROGRAMS = ("mkfs.ext4", "e2fsck", "debugfs")
 
 
 class VerificationError(Error):
@@ -68,9 +72,6 @@ class Outcome:
 
 def demonstrate(monitor: Monitor, report: Report, *, kernel: Path | None = None) -> Outcome:
     """Run all of it with one monitor. Raises if anything is not as it must be."""
-    for program in ("mkfs.ext4", "e2fsck", "debugfs"):
-        if _host_program(program) is None:
-            raise ConfigurationError(f"no {program} here: apt-get install e2fsprogs")
     heard: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     with tempfile.TemporaryDirectory(prefix="pyvirtio-demo-") as folder:
         image = Path(folder) / "disk.img"
@@ -201,32 +202,35 @@ def _traffic(device: Device) -> Traffic:
 
 
 def available(kernel: Path | None = None) -> tuple[Sequence[Monitor], Sequence[str]]:
-    """Return the monitors that can boot here, and for each other one what it lacks."""
-    from virtio.vm.kernel import qemu_kernel, uml_kernel
-    from virtio.vm.qemu import qemu_program
-
+    """Return the monitors that can be shown here, and what the others, or all of them, lack."""
+    monitors: dict[Monitor, Sequence[Callable[[], object]]] = {
+        "uml": [uml_kernel],
+        "qemu": [qemu_program, lambda: qemu_kernel(kernel)],
+    }
+    common = _lacking([find_busybox, *(partial(_program, name) for name in _PROGRAMS)])
     found: list[Monitor] = []
     lacking: list[str] = []
-    try:
-        uml_kernel()
-        found.append("uml")
-    except ConfigurationError as error:
-        lacking.append(str(error))
-    try:
-        qemu_program()
-        qemu_kernel(kernel)
-        found.append("qemu")
-    except ConfigurationError as error:
-        lacking.append(str(error))
-    return found, lacking
+    for monitor, requirements in monitors.items():
+        if missing := _lacking(requirements):
+            lacking += missing
+        elif not common:
+            found.append(monitor)
+    return found, list(dict.fromkeys(common + lacking))
 
 
-def _host_program(name: str) -> str | None:
-    # An unprivileged user's path often lacks the folders of the file system tools.
-    return shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
+def _lacking(requirements: Sequence[Callable[[], object]]) -> list[str]:
+    """Call each and return what those that fail say."""
+    reasons = []
+    for requirement in requirements:
+        try:
+            requirement()
+        except ConfigurationError as error:
+            reasons.append(str(error))
+    return reasons
 
 
-def _program(name: str) -> str:
-    found = _host_program(name)
-    assert found is not None  # demonstrate has looked
+def _program(name: str) -> Path:
+    found = find_program(name)
+    if found is None:
+        raise ConfigurationError(f"no {name} here: apt-get install e2fsprogs")
     return found

@@ -35,11 +35,11 @@ def build(
     archive.add(cpio.character_device("dev/console", 5, 1))
     archive.add(cpio.character_device("dev/null", 1, 3))
     for program in programs:
-        if (found := _find(program)) is None:
+        if (found := find_program(program)) is None:
             raise ConfigurationError(f"no program {program} on this host to put into the guest")
         _add_program(archive, program, found)
     for program in optional_programs:
-        if (found := _find(program)) is not None:
+        if (found := find_program(program)) is not None:
             _add_program(archive, program, found)
     _add_busybox(archive)
     order = modules.in_load_order(load)
@@ -52,16 +52,22 @@ def build(
     return archive.to_bytes()
 
 
-def _find(program: str) -> Path | None:
-    # Daemons and file system tools are often not on an unprivileged user's path.
+def find_program(program: str) -> Path | None:
+    """Return a program of the host; those for file systems are often not on an unprivileged user's path."""
     found = shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin")
     return None if found is None else Path(found)
 
 
-def _add_busybox(archive: cpio.Archive) -> None:
-    busybox = _find("busybox")
+def find_busybox() -> Path:
+    """Return the host's busybox, which has to do without shared libraries."""
+    busybox = find_program("busybox")
     if busybox is None or _libraries(busybox):
         raise ConfigurationError("no static busybox here: apt-get install busybox-static")
+    return busybox
+
+
+def _add_busybox(archive: cpio.Archive) -> None:
+    busybox = find_busybox()
     archive.add(cpio.file("bin/busybox", busybox.read_bytes(), executable=True))
     listing = subprocess.run([busybox, "--list"], capture_output=True, text=True, timeout=10, check=True)
     for applet in listing.stdout.split():
