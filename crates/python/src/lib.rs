@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 mod attached;
 mod batch;
 mod block;
+mod block_request;
 mod chain;
 mod contents;
 mod counters;
@@ -31,7 +32,9 @@ mod _native {
     #[pymodule_export]
     use super::batch::Batch;
     #[pymodule_export]
-    use super::block::{BlockHandler, BlockRequest, BlockTarget};
+    use super::block::{BlockHandler, BlockTarget};
+    #[pymodule_export]
+    use super::block_request::BlockRequest;
     #[pymodule_export]
     use super::chain::{Buffers, Chain};
     #[pymodule_export]
