@@ -1,4 +1,4 @@
-//! What a driver can do wrong, by the clause of the standard that it breaks.
+//! What the other end can do wrong, by the clause of the standard that it breaks.
 
 use crate::memory::AccessError;
 use std::fmt;
@@ -47,13 +47,29 @@ pub enum Rule {
     BufferId,
     /// Packed: a part of the ring that is not aligned as it must be.
     PackedAlignment,
+    /// Packed: descriptors made available that the device has not used yet.
+    PackedDescriptorInUse,
+    /// A used entry for a chain that the device does not have.
+    UsedId,
+    /// A used length larger than the chain's device-writable part.
+    UsedLength,
+    /// `used.idx` ahead of what the device has.
+    UsedIndex,
+    /// In order: a used entry for a chain that is not among the oldest.
+    UsedOrder,
+    /// Packed: a used descriptor for a buffer that the device does not have.
+    PackedUsedId,
+    /// Packed: a used length larger than the buffer's device-writable part.
+    PackedUsedLength,
+    /// Packed, in order: a used descriptor for a buffer that is not the next to be used.
+    PackedUsedOrder,
     /// Nobody's rule: the device itself has failed and needs a reset.
     Device,
 }
 
 impl Rule {
     /// All rules, in the order of their discriminants.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 27] = [
         Self::DescriptorIndex,
         Self::ChainLength,
         Self::NestedIndirect,
@@ -72,6 +88,14 @@ impl Rule {
         Self::PackedNotNegotiated,
         Self::BufferId,
         Self::PackedAlignment,
+        Self::PackedDescriptorInUse,
+        Self::UsedId,
+        Self::UsedLength,
+        Self::UsedIndex,
+        Self::UsedOrder,
+        Self::PackedUsedId,
+        Self::PackedUsedLength,
+        Self::PackedUsedOrder,
         Self::Device,
     ];
 
@@ -92,6 +116,13 @@ impl Rule {
             Self::PackedIndirectLength => "2.8.7",
             Self::BufferId => "2.8.6",
             Self::PackedAlignment => "2.8.11",
+            Self::PackedDescriptorInUse => "2.8.16",
+            Self::UsedId | Self::UsedIndex => "2.7.8",
+            Self::UsedLength => "2.7.8.2",
+            Self::UsedOrder => "2.7.9",
+            Self::PackedUsedId => "2.8.15",
+            Self::PackedUsedLength => "2.8.4",
+            Self::PackedUsedOrder => "2.8.8",
             Self::Device => "2.1.2",
         }
     }
@@ -117,6 +148,11 @@ impl Rule {
             Self::PackedNotNegotiated => "feature used that was not negotiated",
             Self::BufferId => "buffer id in use already",
             Self::PackedAlignment => "part of the virtqueue is misaligned",
+            Self::PackedDescriptorInUse => "descriptor made available that the device has not used",
+            Self::UsedId | Self::PackedUsedId => "used id names nothing that the device has",
+            Self::UsedLength | Self::PackedUsedLength => "used length larger than the buffer",
+            Self::UsedIndex => "used idx ahead of what the device has",
+            Self::UsedOrder | Self::PackedUsedOrder => "used out of the order that was promised",
             Self::Device => "the device failed",
         }
     }

@@ -1,5 +1,6 @@
-//! The device's end of a virtqueue, whatever its layout.
+//! Virtqueues: both ends of both layouts.
 
+mod driver;
 mod order;
 mod packed;
 mod packed_driver;
@@ -12,10 +13,11 @@ mod split_walk;
 mod tests;
 mod walk;
 
+pub use driver::{Buffer, Driver, Used};
 pub use packed::PackedRing;
 pub use packed_driver::PackedDriver;
 pub use split::SplitRing;
-pub use split_driver::{Buffer, SplitDriver, Used};
+pub use split_driver::SplitDriver;
 
 use crate::chain::{Batch, Token};
 use crate::fault::Fault;

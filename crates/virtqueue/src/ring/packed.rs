@@ -35,6 +35,8 @@ pub struct PackedRing {
     /// Where the three parts lie, in the snapshot of generation `mapped`.
     parts: Option<Parts>,
     mapped: u64,
+    /// Whether the device's event suppression has been read, once.
+    started: bool,
     ring_guest: u64,
     event_guest: u64,
     /// The next descriptor to take, and the next to use.
@@ -49,6 +51,8 @@ pub struct PackedRing {
     ids: Vec<Held>,
     turn: u32,
     held: u32,
+    /// Descriptors taken for which no used descriptor has been written.
+    busy: u32,
     log: Log,
     broken: Option<Fault>,
 }
@@ -97,6 +101,7 @@ impl PackedRing {
             order: (config.features & feature::IN_ORDER != 0).then(Order::default),
             parts: None,
             mapped: 0,
+            started: false,
             ring_guest: 0,
             event_guest: 0,
             next,
@@ -107,6 +112,7 @@ impl PackedRing {
             ids: Vec::new(),
             turn: 0,
             held: 0,
+            busy: 0,
             log: Log::default(),
             broken: None,
         })
@@ -159,14 +165,20 @@ impl PackedRing {
             // SAFETY: all three were resolved in `memory`, with the sizes, alignments and rights that
             // the layout needs. They are used only with a snapshot of the same generation, which
             // is the same snapshot.
-            self.parts = Some(unsafe { Parts::new(size, ring.host, device.host, driver.host) });
+            let parts = unsafe { Parts::new(size, ring.host, device.host, driver.host) };
+            if !self.started {
+                // A predecessor may have stopped while it wanted no kicks.
+                self.quiet = parts.own_flags() == layout::EVENT_DISABLE;
+                self.started = true;
+            }
+            self.parts = Some(parts);
             (self.ring_guest, self.event_guest) = (ring.guest, device.guest);
         }
         self.mapped = memory.generation();
         Ok(())
     }
 
-    /// Walks the list that begins at `self.next` with `head` into `batch`: its id, slots and room.
+    /// Walks the list that begins at `self.next` with `head` into `batch`, where it stays open.
     #[inline]
     fn walk(
         &self,
@@ -175,7 +187,7 @@ impl PackedRing {
         parts: &Parts,
         batch: &mut Batch,
         mut head: Head,
-    ) -> Result<(Token, u64), Fault> {
+    ) -> Result<(Token, Walk), Fault> {
         let mut walk = Walk::new(self.config.size);
         let mut at = self.next;
         let mut slots = 1;
@@ -210,10 +222,7 @@ impl PackedRing {
             }
         }
         // The last descriptor's id is the list's (2.8.6).
-        let token = Token { id: head.id, slots };
-        let room = walk.room();
-        walk.finish(batch, token);
-        Ok((token, room))
+        Ok((Token { id: head.id, slots }, walk))
     }
 
     /// Reads an indirect table: all of its entries in order; of their flags only WRITE counts (2.8.7).
@@ -255,7 +264,12 @@ impl PackedRing {
         batch: &mut Batch,
         head: Head,
     ) -> Result<(), Fault> {
-        let (token, room) = self.walk(memory, nearby, parts, batch, head)?;
+        let (token, walk) = self.walk(memory, nearby, parts, batch, head)?;
+        // A driver that flips flags back could make the same descriptors available again and again.
+        if self.busy + u32::from(token.slots) > self.config.size {
+            let detail = format!("{} descriptors at offset {}", token.slots, self.next.offset);
+            return Err(Fault::new(Rule::PackedDescriptorInUse, detail));
+        }
         let index = usize::from(token.id);
         if index >= self.ids.len() {
             self.ids.resize(index + 1, Held::default());
@@ -272,6 +286,8 @@ impl PackedRing {
             slots: token.slots,
             logged,
         };
+        let room = walk.room();
+        walk.finish(batch, token);
         if logged {
             self.log.remember(index, batch);
         }
@@ -280,6 +296,7 @@ impl PackedRing {
         }
         self.turn = self.turn.wrapping_add(1);
         self.held += 1;
+        self.busy += u32::from(token.slots);
         self.next = self.next.after(token.slots, self.config.size);
         Ok(())
     }
@@ -303,6 +320,7 @@ impl PackedRing {
             log.mark(self.ring_guest + 16 * u64::from(self.used.offset) + 8, 8);
         }
         self.used = self.used.after(slots, self.config.size);
+        self.busy -= u32::from(slots);
         self.moved += u32::from(slots);
     }
 
@@ -339,7 +357,7 @@ impl DeviceRing for PackedRing {
             // is in its buffers, is there.
             let head = parts.head(self.next.offset, Ordering::Acquire);
             // A ring has no room for more, whatever its flags say: they may be flipped at any time.
-            let full = self.held >= self.config.size;
+            let full = self.busy >= self.config.size;
             if !head.available_at(self.next) || full || batch.segment_count() >= BATCH_SEGMENTS {
                 return Ok(taken);
             }
@@ -418,7 +436,7 @@ impl DeviceRing for PackedRing {
         fence(Ordering::SeqCst);
         // Relaxed: `take` reads it again before it uses anything.
         let head = parts.head(self.next.offset, Ordering::Relaxed);
-        Ok(head.available_at(self.next) && self.held < self.config.size)
+        Ok(head.available_at(self.next) && self.busy < self.config.size)
     }
 
     fn disarm(&mut self, memory: &Snapshot) -> Result<(), Fault> {

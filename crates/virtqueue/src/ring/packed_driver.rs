@@ -1,7 +1,7 @@
 //! The driver's end of a packed virtqueue (VIRTIO 1.4, 2.8.21 and 2.8.22).
 
+use super::driver::{Buffer, Used, checked, room};
 use super::packed_layout::{self as layout, Head, Parts, Position};
-use super::split_driver::{Buffer, Used, checked, room};
 use super::split_layout::{DESCRIPTOR_SIZE, Descriptor, INDIRECT, NEXT, WRITE};
 use super::{Config, ConfigError, PackedRing, feature};
 use crate::fault::{Fault, Rule};
@@ -44,6 +44,7 @@ pub struct PackedDriver {
     /// Descriptors added since the last `publish`.
     moved: u32,
     quiet: bool,
+    broken: Option<Fault>,
 }
 
 impl PackedDriver {
@@ -89,12 +90,21 @@ impl PackedDriver {
             withheld: None,
             moved: 0,
             quiet: false,
+            broken: None,
         })
     }
 
     /// Descriptors that are free.
     pub fn free(&self) -> u32 {
         self.free
+    }
+
+    /// The id that the next buffer will have, if there is room for it.
+    pub fn next_head(&self) -> u16 {
+        if self.in_order {
+            return self.next_id;
+        }
+        self.ids.last().copied().unwrap_or_default()
     }
 
     /// Chains that the device has not returned.
@@ -218,7 +228,20 @@ impl PackedDriver {
 
     /// Takes back up to `max` chains that the device has used; `each` gets them in that order.
     #[inline]
-    pub fn reap(&mut self, max: usize, mut each: impl FnMut(Used)) -> Result<usize, Fault> {
+    pub fn reap(&mut self, max: usize, each: impl FnMut(Used)) -> Result<usize, Fault> {
+        if let Some(fault) = &self.broken {
+            return Err(fault.clone());
+        }
+        let result = self.reap_checked(max, each);
+        if let Err(fault) = &result {
+            // What a device says that has broken a rule is worth nothing any more.
+            self.broken = Some(fault.clone());
+        }
+        result
+    }
+
+    #[inline]
+    fn reap_checked(&mut self, max: usize, mut each: impl FnMut(Used)) -> Result<usize, Fault> {
         let mut done = 0;
         while done < max && self.outstanding > 0 {
             // Acquire: pairs with the device's release of the flags.
@@ -234,7 +257,7 @@ impl PackedDriver {
                 self.ids.push(head.id);
                 each(Used {
                     head: head.id,
-                    len: checked(head.id, written, out.room)?,
+                    len: checked(Rule::PackedUsedLength, head.id, written, out.room)?,
                 });
                 done += 1;
             }
@@ -253,7 +276,7 @@ impl PackedDriver {
                 Ok(out)
             }
             _ => Err(Fault::new(
-                Rule::Device,
+                Rule::PackedUsedId,
                 format!("used id {id} is not a buffer that is out"),
             )),
         }
@@ -274,10 +297,11 @@ impl PackedDriver {
             u32::from(id) + self.size - u32::from(self.oldest_id)
         };
         if u32::from(id) >= self.size || ahead >= self.outstanding {
-            return Err(Fault::new(
-                Rule::Device,
-                format!("used id {id} is not a buffer that is out"),
-            ));
+            let detail = format!(
+                "used id {id} is not among the {} buffers that are out",
+                self.outstanding
+            );
+            return Err(Fault::new(Rule::PackedUsedOrder, detail));
         }
         for step in 0..=ahead {
             let current = self.oldest_id;
@@ -288,7 +312,7 @@ impl PackedDriver {
                 current + 1
             };
             let len = if step == ahead {
-                checked(id, written, out.room)?
+                checked(Rule::PackedUsedLength, id, written, out.room)?
             } else {
                 out.room
             };

@@ -174,6 +174,11 @@ impl Parts {
         unsafe { AtomicU16::from_ptr(event.add(at).cast()) }
     }
 
+    /// What this end, or its predecessor, has said last.
+    pub(super) fn own_flags(&self) -> u16 {
+        u16::from_le(self.half(self.own, 2).load(Ordering::Relaxed)) & 3
+    }
+
     /// Says when this end wants to be notified.
     #[inline]
     pub(super) fn set_event(&self, flags: u16, position: Position) {
@@ -205,8 +210,8 @@ impl Parts {
 /// Whether an end that moved by `moved` descriptors to `new` has gone over `event`.
 #[inline]
 pub(super) const fn passed(event: Position, new: Position, moved: u32, size: u32) -> bool {
-    // Distance from the event to the end of the move, in laps that the wrap counters tell apart. An
-    // event of a lap that cannot be, or outside the ring, is a distance that no move reaches.
+    // Distance from the event to the end of the move, in laps that the wrap counters tell apart. What
+    // an event outside the ring means is not defined; whether it counts as passed does no harm to us.
     let lap = if event.wrap == new.wrap { 0 } else { size };
     let distance = (new.offset as u32 + lap).wrapping_sub(event.offset as u32);
     distance.wrapping_sub(1) < moved

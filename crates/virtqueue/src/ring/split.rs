@@ -187,6 +187,16 @@ impl SplitRing {
             }
             Some(_) => {}
         }
+        if self
+            .order
+            .as_ref()
+            .is_some_and(|order| order.len() >= size as usize)
+        {
+            // Chains that are complete, but not told of yet for the sake of their order, are not the
+            // driver's to offer again.
+            let detail = format!("{size} chains are not used yet");
+            return Err(Fault::new(Rule::AvailableIndex, detail));
+        }
         let room = self.walk(memory, nearby, parts, batch, head)?;
         if let Some(order) = &mut self.order {
             order.taken(Token { id: head, slots: 1 }, room);

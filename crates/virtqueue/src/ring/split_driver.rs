@@ -1,5 +1,6 @@
 //! The driver's end of a split virtqueue (VIRTIO 1.4, 2.7.13 and 2.7.14).
 
+use super::driver::{Buffer, Used, checked, room};
 use super::split_layout::{self as layout, Descriptor, Parts};
 use super::{Config, ConfigError, SplitRing, feature};
 use crate::fault::{Fault, Rule};
@@ -7,24 +8,6 @@ use crate::memory::{Snapshot, Space};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
-
-/// A buffer in guest memory that is offered to the device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Buffer {
-    /// Guest physical address.
-    pub address: u64,
-    /// Length in bytes.
-    pub len: u32,
-}
-
-/// A chain that the device has used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Used {
-    /// The head, as `add` returned it.
-    pub head: u16,
-    /// Bytes that the device says it has written.
-    pub len: u32,
-}
 
 /// The driver's end of a split virtqueue.
 ///
@@ -39,7 +22,7 @@ pub struct SplitDriver {
     mask: u16,
     event_idx: bool,
     indirect: bool,
-    /// For each free descriptor the next free one; for each head its chain's last descriptor.
+    /// For each free descriptor the next free one, for each in a chain the next in that.
     link: Box<[u16]>,
     /// For each head the number of its chain's descriptors; 0 where no chain is out.
     count: Box<[u16]>,
@@ -52,6 +35,7 @@ pub struct SplitDriver {
     next: u16,
     published: u16,
     seen: u16,
+    broken: Option<Fault>,
 }
 
 impl SplitDriver {
@@ -80,7 +64,10 @@ impl SplitDriver {
             mask: (size - 1) as u16,
             event_idx,
             indirect: config.features & feature::INDIRECT_DESC != 0,
-            link: (1..=size).map(|next| next as u16).collect(),
+            // The last one's is 0: in order it is a ring that is used again and again (2.7.5).
+            link: (1..=size)
+                .map(|next| if next == size { 0 } else { next as u16 })
+                .collect(),
             count: vec![0; size as usize].into_boxed_slice(),
             room: vec![0; size as usize].into_boxed_slice(),
             order: (config.features & feature::IN_ORDER != 0).then(|| VecDeque::with_capacity(size as usize)),
@@ -89,6 +76,7 @@ impl SplitDriver {
             next: 0,
             published: 0,
             seen: 0,
+            broken: None,
         })
     }
 
@@ -119,7 +107,6 @@ impl SplitDriver {
         }
         let head = self.free_head;
         let mut index = head;
-        let mut last = head;
         let buffers = readable
             .iter()
             .map(|b| (b, 0))
@@ -134,10 +121,9 @@ impl SplitDriver {
                 next,
             };
             self.parts.set_descriptor(index, &descriptor);
-            last = index;
             index = next;
         }
-        self.offer(head, last, index, total as u16, room(writable));
+        self.offer(head, index, total as u16, room(writable));
         Some(head)
     }
 
@@ -177,18 +163,13 @@ impl SplitDriver {
             next: 0,
         };
         self.parts.set_descriptor(head, &descriptor);
-        self.offer(head, head, next, 1, room(writable));
+        self.offer(head, next, 1, room(writable));
         Some(head)
     }
 
     /// Puts a chain into the available ring and takes its descriptors off the free list.
     #[inline]
-    fn offer(&mut self, head: u16, last: u16, free_head: u16, count: u16, room: u32) {
-        self.link[usize::from(head)] = if last == head {
-            head
-        } else {
-            self.link[usize::from(head)]
-        };
+    fn offer(&mut self, head: u16, free_head: u16, count: u16, room: u32) {
         self.count[usize::from(head)] = count;
         self.room[usize::from(head)] = room;
         if let Some(order) = &mut self.order {
@@ -221,7 +202,20 @@ impl SplitDriver {
 
     /// Takes back up to `max` chains that the device has used; `each` gets them in that order.
     #[inline]
-    pub fn reap(&mut self, max: usize, mut each: impl FnMut(Used)) -> Result<usize, Fault> {
+    pub fn reap(&mut self, max: usize, each: impl FnMut(Used)) -> Result<usize, Fault> {
+        if let Some(fault) = &self.broken {
+            return Err(fault.clone());
+        }
+        let result = self.reap_checked(max, each);
+        if let Err(fault) = &result {
+            // What a device says that has broken a rule is worth nothing any more.
+            self.broken = Some(fault.clone());
+        }
+        result
+    }
+
+    #[inline]
+    fn reap_checked(&mut self, max: usize, mut each: impl FnMut(Used)) -> Result<usize, Fault> {
         // Acquire: pairs with the device's release of `used.idx`.
         let ready = self.parts.used_idx(Ordering::Acquire).wrapping_sub(self.seen);
         if ready > self.outstanding() {
@@ -229,7 +223,7 @@ impl SplitDriver {
                 "used idx is ahead by {ready}, {} chains are out",
                 self.outstanding()
             );
-            return Err(Fault::new(Rule::Device, detail));
+            return Err(Fault::new(Rule::UsedIndex, detail));
         }
         let wanted = usize::from(ready).min(max);
         let mut done = 0;
@@ -241,7 +235,7 @@ impl SplitDriver {
                 let head = self.take_back(id)?;
                 each(Used {
                     head,
-                    len: checked(head, len, self.room[usize::from(head)])?,
+                    len: checked(Rule::UsedLength, head, len, self.room[usize::from(head)])?,
                 });
                 1
             };
@@ -272,14 +266,14 @@ impl SplitDriver {
             if u32::from(head) == id {
                 each(Used {
                     head,
-                    len: checked(head, len, room)?,
+                    len: checked(Rule::UsedLength, head, len, room)?,
                 });
                 return Ok(chains);
             }
             each(Used { head, len: room });
         }
         let detail = format!("used id {id} is not among the {ready} oldest chains that are out");
-        Err(Fault::new(Rule::Device, detail))
+        Err(Fault::new(Rule::UsedOrder, detail))
     }
 
     /// Frees the descriptors of a chain that was out.
@@ -288,19 +282,23 @@ impl SplitDriver {
         let count = self.count.get(id as usize).copied().unwrap_or(0);
         if count == 0 {
             return Err(Fault::new(
-                Rule::Device,
+                Rule::UsedId,
                 format!("used id {id} is not a chain that is out"),
             ));
         }
         let head = id as u16;
+        self.count[usize::from(head)] = 0;
+        self.free += count;
+        if self.order.is_some() {
+            // Free descriptors come in ring order (2.7.5): these follow the last free one.
+            return Ok(head);
+        }
         let mut last = head;
         for _ in 1..count {
             last = self.link[usize::from(last)];
         }
         self.link[usize::from(last)] = self.free_head;
-        self.count[usize::from(head)] = 0;
         self.free_head = head;
-        self.free += count;
         Ok(head)
     }
 
@@ -326,21 +324,4 @@ impl SplitDriver {
             self.parts.set_available_flags(layout::NO_INTERRUPT);
         }
     }
-}
-
-/// Bytes of all buffers.
-pub(super) fn room(writable: &[Buffer]) -> u32 {
-    writable
-        .iter()
-        .fold(0, |sum: u32, buffer| sum.saturating_add(buffer.len))
-}
-
-/// The length that the device says it has written, if there is room for it.
-#[inline]
-pub(super) fn checked(id: u16, written: u32, room: u32) -> Result<u32, Fault> {
-    if written > room {
-        let detail = format!("{written} bytes written into buffer {id} of {room}");
-        return Err(Fault::new(Rule::Device, detail));
-    }
-    Ok(written)
 }

@@ -1,9 +1,12 @@
 //! The split ring against rings written by hand.
 
+mod hostile_device;
 mod malformed;
+mod malformed_packed;
 mod packed;
 mod properties;
 mod published;
+mod raw_packed;
 
 use super::*;
 use crate::chain::Batch;

@@ -1,7 +1,7 @@
 //! Random sequences: two honest ends against a model, and one end against random memory.
 
 use super::*;
-use crate::ring::{Buffer, SplitDriver};
+use crate::ring::{Buffer, Driver};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::collections::VecDeque;
@@ -41,17 +41,30 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// A chain, as both ends know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Chain {
+    token: Token,
+    readable: u64,
+    writable: u64,
+    /// Once it is complete.
+    written: Option<u32>,
+}
+
 /// Both ends, and what each should know.
 struct Model {
     raw: Raw,
-    driver: SplitDriver,
+    driver: Driver,
     device: Ring,
-    /// Chains added and not taken: head and lengths; those from `visible` on are not published.
-    available: VecDeque<(u16, u64, u64)>,
+    in_order: bool,
+    /// Chains added and not taken; those from `visible` on are not published.
+    available: VecDeque<Chain>,
     visible: usize,
-    taken: Vec<(u16, u64, u64)>,
-    /// Chains completed and not reaped; those from `told` on are not published.
-    used: VecDeque<(u16, u32)>,
+    /// Taken and not ready to be told, oldest first; in order, those behind one that is not complete
+    /// wait for it.
+    taken: Vec<Chain>,
+    /// Chains to tell the driver of; those from `told` on are not published.
+    used: VecDeque<Chain>,
     told: usize,
     /// The other end sleeps and has to be told of the next chain.
     device_sleeps: bool,
@@ -59,14 +72,15 @@ struct Model {
 }
 
 impl Model {
-    fn new(power: u32, features: u128) -> Self {
-        let raw = Raw::new(1 << power, features);
-        let driver = SplitDriver::new(&raw.rig.config, raw.memory.clone()).unwrap();
+    fn new(size: u32, features: u128) -> Self {
+        let raw = Raw::new(size, features);
+        let driver = Driver::new(&raw.rig.config, raw.memory.clone()).unwrap();
         let device = raw.device();
         Self {
             raw,
             driver,
             device,
+            in_order: features & feature::IN_ORDER != 0,
             available: VecDeque::new(),
             visible: 0,
             taken: Vec::new(),
@@ -75,6 +89,10 @@ impl Model {
             device_sleeps: false,
             driver_sleeps: false,
         }
+    }
+
+    fn held(&self) -> usize {
+        self.taken.iter().filter(|chain| chain.written.is_none()).count()
     }
 
     fn run(&mut self, step: Step) {
@@ -97,9 +115,19 @@ impl Model {
                 } else {
                     self.driver.add(&r, &w)
                 };
-                if let Some(head) = head {
+                if let Some(id) = head {
                     let sum = |b: &[Buffer]| b.iter().map(|b| u64::from(b.len)).sum();
-                    self.available.push_back((head, sum(&r), sum(&w)));
+                    let packed = matches!(self.driver, Driver::Packed(_));
+                    let slots = if packed && !indirect { r.len() + w.len() } else { 1 };
+                    self.available.push_back(Chain {
+                        token: Token {
+                            id,
+                            slots: slots as u16,
+                        },
+                        readable: sum(&r),
+                        writable: sum(&w),
+                        written: None,
+                    });
                 }
             }
             Step::DriverPublishes => {
@@ -117,20 +145,37 @@ impl Model {
                 let expected = self.visible.min(max);
                 assert_eq!(self.device.take(&memory, &mut batch, max).unwrap(), expected);
                 for chain in batch.iter() {
-                    let seen = (chain.token.id, chain.readable_len, chain.writable_len);
+                    let seen = Chain {
+                        token: chain.token,
+                        readable: chain.readable_len,
+                        writable: chain.writable_len,
+                        written: None,
+                    };
                     assert_eq!(self.available.pop_front(), Some(seen));
                     self.visible -= 1;
                     self.taken.push(seen);
                 }
             }
             Step::Complete(which, written) => {
-                if !self.taken.is_empty() {
-                    let (head, _, room) = self.taken.remove(which % self.taken.len());
-                    let written = written.min(room as u32);
-                    self.device
-                        .complete(&memory, Token { id: head, slots: 1 }, written)
-                        .unwrap();
-                    self.used.push_back((head, written));
+                if self.held() > 0 {
+                    let held: Vec<usize> = (0..self.taken.len())
+                        .filter(|i| self.taken[*i].written.is_none())
+                        .collect();
+                    let which = held[which % held.len()];
+                    let chain = &mut self.taken[which];
+                    // In order, whole lengths are what lets chains be told together.
+                    let room = chain.writable as u32;
+                    let written = if written % 3 == 0 { room } else { written.min(room) };
+                    chain.written = Some(written);
+                    self.device.complete(&memory, chain.token, written).unwrap();
+                    if !self.in_order {
+                        let chain = self.taken.remove(which);
+                        self.used.push_back(chain);
+                    }
+                    while self.in_order && self.taken.first().is_some_and(|chain| chain.written.is_some()) {
+                        let chain = self.taken.remove(0);
+                        self.used.push_back(chain);
+                    }
                 }
             }
             Step::DevicePublishes => {
@@ -144,13 +189,19 @@ impl Model {
                 self.driver_sleeps &= !call;
             }
             Step::Reap(max) => {
-                let expected = self.told.min(max);
+                let told = self.told;
                 let used = &mut self.used;
-                let n = self
-                    .driver
-                    .reap(max, |u| assert_eq!(used.pop_front(), Some((u.head, u.len))));
-                assert_eq!(n.unwrap(), expected);
-                self.told -= expected;
+                let n = self.driver.reap(max, |u| {
+                    let chain = used.pop_front().unwrap();
+                    assert_eq!((u.head, u.len), (chain.token.id, chain.written.unwrap()));
+                });
+                let n = n.unwrap();
+                self.told -= n;
+                // In order, an entry that is begun is taken back whole.
+                assert!(
+                    n >= told.min(max) && (n <= max || self.in_order),
+                    "{n} of {told}, at most {max}"
+                );
             }
             Step::DeviceArms => {
                 let more = self.device.arm(&memory).unwrap();
@@ -172,8 +223,8 @@ impl Model {
             }
             Step::Restart => {
                 // With operations under way a stop is not clean; the worker waits for them.
-                while !self.taken.is_empty() {
-                    self.run(Step::Complete(0, 0));
+                while self.held() > 0 {
+                    self.run(Step::Complete(0, 1));
                 }
                 self.run(Step::DevicePublishes);
                 assert_eq!(self.device.outstanding(), 0);
@@ -183,11 +234,11 @@ impl Model {
                 self.device_sleeps = false;
             }
         }
-        assert_eq!(self.device.outstanding() as usize, self.taken.len());
+        assert_eq!(self.device.outstanding() as usize, self.held());
     }
 
     /// Lets everything come to its end.
-    fn finish(mut self, size: u16) {
+    fn finish(mut self, size: u32) {
         self.run(Step::DriverPublishes);
         while self.visible > 0 {
             self.run(Step::Take(100));
@@ -200,33 +251,52 @@ impl Model {
     }
 }
 
+/// Layouts and features that change how a ring works.
+fn features() -> impl Strategy<Value = u128> {
+    (any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(event_idx, packed, in_order)| {
+        [
+            (event_idx, feature::EVENT_IDX),
+            (packed, feature::RING_PACKED),
+            (in_order, feature::IN_ORDER),
+        ]
+        .iter()
+        .fold(
+            feature::INDIRECT_DESC,
+            |sum, (wanted, bit)| if *wanted { sum | bit } else { sum },
+        )
+    })
+}
+
 proptest! {
     #[test]
     fn two_ends_agree(
-        power in 0u32..6,
-        event_idx: bool,
+        features in features(),
+        size in 1u32..40,
         steps in vec(step(), 1..200),
     ) {
-        let event_idx = if event_idx { feature::EVENT_IDX } else { 0 };
-        let mut model = Model::new(power, feature::INDIRECT_DESC | event_idx);
+        let packed = features & feature::RING_PACKED != 0;
+        let size = if packed { size } else { size.next_power_of_two() };
+        let mut model = Model::new(size, features);
         steps.into_iter().for_each(|step| model.run(step));
-        model.finish(1 << power);
+        model.finish(size);
     }
 
     #[test]
     fn random_memory_is_survived(
         power in 0u32..8,
-        features in prop::sample::select(vec![0, feature::INDIRECT_DESC, feature::EVENT_IDX, ALL]),
+        features in features(),
         small: bool,
         image in vec(any::<u64>(), 64..1024),
         steps in vec((0u8..6, any::<u16>(), any::<u32>()), 1..60),
     ) {
         let raw = Raw::new(1 << power, features);
+        let packed = features & feature::RING_PACKED != 0;
         // Entirely random descriptors rarely get past the first check: most are made plausible.
         for (i, word) in image.iter().enumerate() {
             let at = GUEST + 8 * i as u64;
             let value = if !small { *word }
             else if i % 2 == 0 { GUEST + *word % 0x8000 }
+            else if packed { *word & 0x8005_0007_0000_0fff | 0x0080 << 48 }
             else { *word & 0x003f_0007_0000_0fff };
             raw.put(at, &value.to_le_bytes());
         }
@@ -266,7 +336,12 @@ proptest! {
                 _ => {
                     let span = raw.buffer() - GUEST - 4;
                     raw.put(GUEST + u64::from(long) % span, &short.to_le_bytes());
-                    if short % 4 == 0 {
+                    if packed {
+                        // Available again, in the lap that the device is in.
+                        let next = device.position() as u16;
+                        let flags = if next >> 15 != 0 { 0x80 } else { 0x8000u16 } | short & 7;
+                        raw.put(GUEST + 16 * u64::from(next & 0x7fff) + 14, &flags.to_le_bytes());
+                    } else if short % 4 == 0 {
                         raw.idx(device.position() as u16 + short / 4 % 3);
                     }
                 }

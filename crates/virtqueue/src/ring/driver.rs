@@ -1,0 +1,131 @@
+//! The driver's end of a virtqueue, whatever its layout.
+
+use super::packed_driver::PackedDriver;
+use super::split_driver::SplitDriver;
+use super::{Config, feature};
+use crate::fault::{Fault, Rule};
+use crate::memory::Snapshot;
+use std::sync::Arc;
+
+/// A buffer in guest memory that is offered to the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buffer {
+    /// Guest physical address.
+    pub address: u64,
+    /// Length in bytes.
+    pub len: u32,
+}
+
+/// A chain that the device has used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Used {
+    /// The head (split) or buffer id (packed), as `add` returned it.
+    pub head: u16,
+    /// Bytes that the device says it has written.
+    pub len: u32,
+}
+
+/// The driver's end of one of the layouts.
+#[derive(Debug)]
+pub enum Driver {
+    /// VIRTIO 1.4, 2.7.
+    Split(SplitDriver),
+    /// VIRTIO 1.4, 2.8.
+    Packed(PackedDriver),
+}
+
+macro_rules! each_layout {
+    ($self:ident, $driver:ident => $call:expr) => {
+        match $self {
+            Driver::Split($driver) => $call,
+            Driver::Packed($driver) => $call,
+        }
+    };
+}
+
+impl Driver {
+    /// Takes possession of the ring in `memory`, which should be zero.
+    pub fn new(config: &Config, memory: Arc<Snapshot>) -> Result<Self, Fault> {
+        Ok(if config.features & feature::RING_PACKED != 0 {
+            Self::Packed(PackedDriver::new(config, memory)?)
+        } else {
+            Self::Split(SplitDriver::new(config, memory)?)
+        })
+    }
+
+    /// Makes a chain out of device-readable and device-writable buffers. `None` when there is no
+    /// buffer or not enough room. The device sees it after `publish`.
+    #[inline]
+    pub fn add(&mut self, readable: &[Buffer], writable: &[Buffer]) -> Option<u16> {
+        each_layout!(self, driver => driver.add(readable, writable))
+    }
+
+    /// The same with all descriptors in a table at guest address `table`, which is the caller's until
+    /// the chain is returned: one descriptor of the ring, 16 bytes of the table for each buffer.
+    pub fn add_indirect(&mut self, table: u64, readable: &[Buffer], writable: &[Buffer]) -> Option<u16> {
+        each_layout!(self, driver => driver.add_indirect(table, readable, writable))
+    }
+
+    /// The head or id that the next chain will have, if there is room for it: for callers that keep
+    /// something, such as a table, for each.
+    pub fn next_head(&self) -> u16 {
+        each_layout!(self, driver => driver.next_head())
+    }
+
+    /// Shows the device all chains added; true if it wants a kick.
+    #[inline]
+    pub fn publish(&mut self) -> bool {
+        each_layout!(self, driver => driver.publish())
+    }
+
+    /// Takes back up to `max` chains that the device has used; `each` gets them in that order. Under
+    /// VIRTIO_F_IN_ORDER a few more: one used entry may stand for several.
+    #[inline]
+    pub fn reap(&mut self, max: usize, each: impl FnMut(Used)) -> Result<usize, Fault> {
+        each_layout!(self, driver => driver.reap(max, each))
+    }
+
+    /// Asks for a notification when the next chain is used, then looks again: true if some have been
+    /// used already.
+    pub fn arm(&mut self) -> bool {
+        each_layout!(self, driver => driver.arm())
+    }
+
+    /// Tells the device that notifications are not needed.
+    pub fn disarm(&mut self) {
+        each_layout!(self, driver => driver.disarm());
+    }
+
+    /// Descriptors that are free.
+    pub fn free(&self) -> u32 {
+        match self {
+            Self::Split(driver) => driver.free().into(),
+            Self::Packed(driver) => driver.free(),
+        }
+    }
+
+    /// Chains that the device has not returned.
+    pub fn outstanding(&self) -> u32 {
+        match self {
+            Self::Split(driver) => driver.outstanding().into(),
+            Self::Packed(driver) => driver.outstanding(),
+        }
+    }
+}
+
+/// Bytes of all buffers.
+pub(super) fn room(writable: &[Buffer]) -> u32 {
+    writable
+        .iter()
+        .fold(0, |sum: u32, buffer| sum.saturating_add(buffer.len))
+}
+
+/// The length that the device says it has written, if there is room for it; else it broke `rule`.
+#[inline]
+pub(super) fn checked(rule: Rule, id: u16, written: u32, room: u32) -> Result<u32, Fault> {
+    if written > room {
+        let detail = format!("{written} bytes written into buffer {id} of {room}");
+        return Err(Fault::new(rule, detail));
+    }
+    Ok(written)
+}
