@@ -1,6 +1,6 @@
-//! The device's end of a split virtqueue on hostile memory.
+//! The device's end of virtqueues on hostile memory.
 //!
-//! Input: a byte for the queue size, one for the features, one for the number of operations; the
+//! Input: a byte for the queue size, one for layout and features, one for the number of operations; the
 //! operations, 4 bytes each; the rest is the memory, from the descriptor table on, with the available
 //! ring and a few buffers close behind so that short inputs reach everything.
 
@@ -71,6 +71,16 @@ fuzz_target!(|input: &[u8]| {
     if bits & 2 != 0 {
         features |= feature::INDIRECT_DESC;
     }
+    if bits & 8 != 0 {
+        features |= feature::IN_ORDER;
+    }
+    let packed = bits & 16 != 0;
+    let size = if packed {
+        features |= feature::RING_PACKED;
+        u32::from(*power % 160) + 1
+    } else {
+        size
+    };
     let available = 16 * u64::from(size);
     let config = Config {
         size,
@@ -78,7 +88,12 @@ fuzz_target!(|input: &[u8]| {
         available,
         used: (available + 6 + 2 * u64::from(size)).next_multiple_of(4),
         space: Space::Guest,
-        base: if bits & 4 != 0 { 0xfffe } else { 0 },
+        base: match (packed, bits & 4 != 0) {
+            (false, false) => 0,
+            (false, true) => 0xfffe,
+            (true, false) => 0x8000_8000,
+            (true, true) => (size - 1) << 16 | (size - 1),
+        },
         features,
     };
     let mut ring = Ring::new(&config).expect("a good configuration");
