@@ -13,6 +13,7 @@ from virtio._native import Memory
 from virtio.device.base import LIVE, Device
 from virtio.errors import ProtocolError
 from virtio.queue.model import SplitDriver, Used
+from virtio.queue.model.packed import PackedDriver
 from virtio.spec import block, core
 
 GUEST = 0x1_0000_0000
@@ -40,6 +41,9 @@ class Events:
 class Rig:
     """Attaches a device and drives it. All features that are offered are accepted, but for those given."""
 
+    without = 0
+    """Features that no driver accepts: the layout fixture's."""
+
     def __init__(
         self,
         device: Device,
@@ -59,10 +63,13 @@ class Rig:
         os.ftruncate(self._fd, size)
         self._map = mmap.mmap(self._fd, size)
         self.memory.add(GUEST, size, self._fd)
-        self.features = (device.offered_features if features is None else features) & ~without
+        self.features = (device.offered_features if features is None else features) & ~(
+            without | self.without
+        )
         self._used = threading.Event()
-        self.drivers = [
-            SplitDriver(
+        packed = self.features & core.F.RING_PACKED
+        self.drivers: list[SplitDriver | PackedDriver] = [
+            (PackedDriver if packed else SplitDriver)(
                 self._map,
                 GUEST + index * each,
                 queue_size,
@@ -88,13 +95,7 @@ class Rig:
 
     def enable_queues(self) -> None:
         for queue, driver in zip(self.device.queues, self.drivers, strict=True):
-            layout = driver.layout
-            queue.configure(
-                size=driver.size,
-                descriptors=layout.descriptors,
-                available=layout.available,
-                used=layout.used,
-            )
+            queue.configure(size=driver.size, **driver.addresses)
             queue.set_call(self._used.set)
             queue.start()
 

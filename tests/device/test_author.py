@@ -119,8 +119,9 @@ def test_masked_features_are_not_offered() -> None:
 
         def on_requests(self, chain: Chain) -> None: ...
 
-    assert Small().offered_features == core.F.VERSION_1 | core.F.EVENT_IDX | core.F.INDIRECT_DESC
-    assert Small(mask="event_idx, 28").offered_features == core.F.VERSION_1
+    everything = core.F.VERSION_1 | core.F.EVENT_IDX | core.F.INDIRECT_DESC | core.F.RING_PACKED
+    assert Small().offered_features == everything
+    assert Small(mask="event_idx, 28, RING_PACKED").offered_features == core.F.VERSION_1
     assert Small(mask="0xffffffffffffffff").offered_features == core.F.VERSION_1  # a must (6.2)
     with pytest.raises(ConfigurationError, match="no feature 'nonsense'"):
         Small(mask="nonsense")

@@ -16,6 +16,8 @@ from virtio._native import BlockRequest
 from virtio.spec import block, core
 from virtio.spec.block import F, T
 
+pytestmark = pytest.mark.usefixtures("layout")
+
 SECTORS = 2048
 SIZE = SECTORS * 512
 

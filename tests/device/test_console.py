@@ -20,6 +20,8 @@ from virtio.device.console_line import PtyLine, UnixLine
 from virtio.device.console_port import LIMIT
 from virtio.spec import console
 
+pytestmark = pytest.mark.usefixtures("layout")
+
 RECEIVE, TRANSMIT = 0, 1
 
 

@@ -8,6 +8,8 @@ from tests.device.rig import Rig
 
 from virtio import ConfigurationError, EntropyDevice
 
+pytestmark = pytest.mark.usefixtures("layout")
+
 
 def test_random_bytes_fill_the_buffer() -> None:
     with Rig(EntropyDevice()) as rig:

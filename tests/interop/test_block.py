@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import virtio
+from virtio.spec.core import F
 from virtio.vm import Guest, Monitor, boot
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(120)]
@@ -22,8 +23,8 @@ BAD_SECTOR = 2048
 class Flaky(virtio.BlockDevice):
     """A disk with one bad sector."""
 
-    def __init__(self, image: Path) -> None:
-        super().__init__(image, name="flaky")
+    def __init__(self, image: Path, mask: str) -> None:
+        super().__init__(image, name="flaky", mask=mask)
         self.refused = 0
 
     def read(self, sector: int, into: memoryview) -> object:
@@ -47,17 +48,25 @@ class Bench:
     contents: bytes = field(repr=False)
 
 
+@pytest.fixture(scope="module", params=["packed", "split"])
+def layout(request: pytest.FixtureRequest) -> str:
+    """The layout of the queues: packed as by default, and split."""
+    found: str = request.param
+    return found
+
+
 @pytest.fixture(scope="module")
-def bench(monitor: Monitor, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    folder = tmp_path_factory.mktemp(monitor)
+def bench(monitor: Monitor, layout: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    folder = tmp_path_factory.mktemp(f"{monitor}-{layout}")
+    mask = "" if layout == "packed" else "RING_PACKED"
     contents = random.Random(2).randbytes(2 * MIB)
     images = [folder / name for name in ("disk.img", "fixed.img", "flaky.img")]
     for image in images:
         image.write_bytes(contents)
     os.truncate(images[0], 64 * MIB)
-    disk = virtio.BlockDevice(images[0], serial="first-disk")
-    fixed = virtio.BlockDevice(images[1], read_only=True)
-    flaky = Flaky(images[2])
+    disk = virtio.BlockDevice(images[0], serial="first-disk", mask=mask)
+    fixed = virtio.BlockDevice(images[1], read_only=True, mask=mask)
+    flaky = Flaky(images[2], mask)
     devices = [disk, fixed, flaky]
     try:
         # The host's dd: busybox's leaves direct access silently when its buffer is not aligned.
@@ -79,6 +88,13 @@ def eventually(condition: Callable[[], bool], timeout: float = 10) -> bool:
 
 def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def test_the_driver_takes_the_layout_that_is_offered(bench: Bench, layout: str) -> None:
+    taken = [
+        bool(disk.negotiated_features & F.RING_PACKED) for disk in (bench.disk, bench.fixed, bench.flaky)
+    ]
+    assert taken == [layout == "packed"] * 3
 
 
 def test_the_kernel_reads_what_the_image_holds(bench: Bench) -> None:

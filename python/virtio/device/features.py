@@ -10,10 +10,17 @@ from virtio.errors import ConfigurationError, FeatureNegotiationError
 from virtio.spec import core
 from virtio.spec.model import DeviceType, Feature
 
-IMPLEMENTED = core.F.VERSION_1 | core.F.INDIRECT_DESC | core.F.EVENT_IDX | core.F.SUSPEND
+IMPLEMENTED = (
+    core.F.VERSION_1
+    | core.F.INDIRECT_DESC
+    | core.F.EVENT_IDX
+    | core.F.RING_PACKED
+    | core.F.IN_ORDER
+    | core.F.SUSPEND
+)
 """The device-independent features that our device end has."""
 
-DEFAULT = core.F.VERSION_1 | core.F.INDIRECT_DESC | core.F.EVENT_IDX
+DEFAULT = core.F.VERSION_1 | core.F.INDIRECT_DESC | core.F.EVENT_IDX | core.F.RING_PACKED
 """Those that a device offers unless told otherwise. SUSPEND costs nothing, but few drivers ever saw it."""
 
 

@@ -10,9 +10,14 @@ from typing import Any
 
 from virtio._native import Counters, Handler, Memory, Queue
 from virtio.errors import ConfigurationError, ProtocolError
+from virtio.spec.core import F
 
 MAX_SIZE = 1024
 """The queue size that is shown as the maximum to drivers that ask for one; any up to 32768 works."""
+
+FRESH_BASE = 0
+FRESH_PACKED_BASE = 0x8000_8000
+"""Where a new ring begins, as :meth:`DeviceQueue.stop` would return it; packed: wrap counters start at 1."""
 
 
 class DeviceQueue:
@@ -180,7 +185,9 @@ class DeviceQueue:
         if native is None or native.running or not (self._enabled and self._live and self.ready):
             return
         if self._fresh:
-            native.configure(**self._rings, features=self._features)
+            packed = self._features & F.RING_PACKED
+            rings = {"base": FRESH_PACKED_BASE if packed else FRESH_BASE} | self._rings
+            native.configure(**rings, features=self._features)
             self._fresh = False
         native.start()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from virtio.device.base import Device
+from virtio.spec.core import F
 from virtio.transport import start
 from virtio.vm.attachment import Attachment
 from virtio.vm.guest import Guest
@@ -27,7 +28,15 @@ def serving(devices: Sequence[Device]) -> Iterator[list[Attachment]]:
 
 def attachment(device: Device, socket: Path) -> Attachment:
     """Say how a guest gets ``device``, which is served on ``socket``."""
-    return Attachment(device.device_id, socket, queues=len(device.queues), config_size=device.config_size)
+    # QEMU takes part in the choice of the layout, and would choose split.
+    packed = {"packed": "on"} if device.offered_features & F.RING_PACKED else {}
+    return Attachment(
+        device.device_id,
+        socket,
+        queues=len(device.queues),
+        config_size=device.config_size,
+        properties=packed,
+    )
 
 
 @contextlib.contextmanager

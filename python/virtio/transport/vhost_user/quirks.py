@@ -5,6 +5,8 @@ Each was seen on the wire. The code that copes with one names it.
 
 from typing import NamedTuple
 
+from virtio.queue.device import FRESH_PACKED_BASE
+
 
 class Quirk(NamedTuple):
     """A habit of a front end."""
@@ -83,7 +85,6 @@ QUIRKS = (
 )
 
 DESCRIPTOR_USED = 1 << 15
-FRESH_PACKED_BASE = 0x8000_8000
 
 
 def packed_base(base: int, first_flags: int) -> int:
