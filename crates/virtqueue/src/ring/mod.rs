@@ -113,6 +113,9 @@ pub trait DeviceRing: Send {
     }
     /// Makes all recorded completions visible; true if the driver wants a notification.
     fn publish(&mut self, memory: &Snapshot) -> Result<bool, Fault>;
+    /// The same for a driver that only polls, so that there is no way to notify it: what it wants is
+    /// not looked at, which saves a full barrier. Who goes over to `publish` notifies once first.
+    fn reveal(&mut self, memory: &Snapshot) -> Result<(), Fault>;
     /// Asks the driver for kicks, then looks again: true if chains are there already.
     fn arm(&mut self, memory: &Snapshot) -> Result<bool, Fault>;
     /// Tells the driver that no kick is needed while this end is polling.
@@ -172,6 +175,10 @@ impl DeviceRing for Ring {
     }
     fn publish(&mut self, memory: &Snapshot) -> Result<bool, Fault> {
         each_layout!(self, ring => ring.publish(memory))
+    }
+    #[inline]
+    fn reveal(&mut self, memory: &Snapshot) -> Result<(), Fault> {
+        each_layout!(self, ring => ring.reveal(memory))
     }
     fn arm(&mut self, memory: &Snapshot) -> Result<bool, Fault> {
         each_layout!(self, ring => ring.arm(memory))

@@ -324,6 +324,24 @@ impl PackedRing {
         self.moved += u32::from(slots);
     }
 
+    /// Shows the driver all completions; returns the descriptors moved by, if there are any.
+    #[inline]
+    fn show(&mut self, memory: &Snapshot) -> Result<Option<(Parts, u32)>, Fault> {
+        let Some(parts) = self.parts(memory)? else {
+            return Ok(None);
+        };
+        while let Some(group) = self.order.as_mut().and_then(Order::next_group) {
+            self.write_used(memory, &parts, group.id, group.slots, group.written);
+        }
+        let Some((offset, head)) = self.withheld.take() else {
+            return Ok(None);
+        };
+        // Release: pairs with the driver's acquire of the flags; it sees the used descriptors behind
+        // this one, and what was written into the buffers.
+        parts.set_head(offset, head, Ordering::Release);
+        Ok(Some((parts, std::mem::take(&mut self.moved))))
+    }
+
     fn fault(&mut self, fault: Fault) -> Fault {
         self.broken = Some(fault.clone());
         fault
@@ -398,27 +416,19 @@ impl DeviceRing for PackedRing {
     }
 
     fn publish(&mut self, memory: &Snapshot) -> Result<bool, Fault> {
-        let Some(parts) = self.parts(memory)? else {
+        let Some((parts, moved)) = self.show(memory)? else {
             return Ok(false);
         };
-        while let Some(group) = self.order.as_mut().and_then(Order::next_group) {
-            self.write_used(memory, &parts, group.id, group.slots, group.written);
-        }
-        let Some((offset, head)) = self.withheld.take() else {
-            return Ok(false);
-        };
-        // Release: pairs with the driver's acquire of the flags; it sees the used descriptors behind
-        // this one, and what was written into the buffers.
-        parts.set_head(offset, head, Ordering::Release);
-        if let Some(log) = memory.dirty_log() {
-            log.mark(self.ring_guest + 16 * u64::from(offset) + 8, 8);
-        }
-        let moved = std::mem::take(&mut self.moved);
         // Store of the flags, then load of what the driver wants: neither acquire nor release orders
         // those two. Pairs with the driver's fence between its store to its event suppression
         // structure and its load of the next descriptor's flags.
         fence(Ordering::SeqCst);
         Ok(parts.wants(self.used, moved, self.event_idx))
+    }
+
+    #[inline]
+    fn reveal(&mut self, memory: &Snapshot) -> Result<(), Fault> {
+        self.show(memory).map(|_| ())
     }
 
     fn arm(&mut self, memory: &Snapshot) -> Result<bool, Fault> {

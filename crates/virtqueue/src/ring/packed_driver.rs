@@ -215,15 +215,28 @@ impl PackedDriver {
     /// Shows the device all lists added; true if it wants a kick.
     #[inline]
     pub fn publish(&mut self) -> bool {
-        let Some((offset, head)) = self.withheld.take() else {
+        let Some(moved) = self.show() else {
             return false;
         };
-        // Release: pairs with the device's acquire of the flags.
-        self.parts.set_head(offset, head, Ordering::Release);
-        let moved = std::mem::take(&mut self.moved);
         // Pairs with the fence of the device's `arm`.
         fence(Ordering::SeqCst);
         self.parts.wants(self.next, moved, self.event_idx)
+    }
+
+    /// The same for a device that only polls, so that there is no way to kick it: what it wants is
+    /// not looked at, which saves a full barrier. Who goes over to `publish` kicks once first.
+    #[inline]
+    pub fn reveal(&mut self) {
+        self.show();
+    }
+
+    /// Returns how many descriptors became visible, if any.
+    #[inline]
+    fn show(&mut self) -> Option<u32> {
+        let (offset, head) = self.withheld.take()?;
+        // Release: pairs with the device's acquire of the flags.
+        self.parts.set_head(offset, head, Ordering::Release);
+        Some(std::mem::take(&mut self.moved))
     }
 
     /// Takes back up to `max` chains that the device has used; `each` gets them in that order.

@@ -307,32 +307,23 @@ impl DeviceRing for SplitRing {
     }
 
     fn publish(&mut self, memory: &Snapshot) -> Result<bool, Fault> {
-        let Some(parts) = self.parts(memory)? else {
+        let Some((parts, old)) = self.show(memory)? else {
             return Ok(false);
         };
-        while let Some(group) = self.order.as_mut().and_then(Order::next_group) {
-            self.write_used(memory, &parts, group.id, group.chains, group.written);
-        }
-        let (old, new) = (self.published, self.used);
-        if old == new {
-            return Ok(false);
-        }
-        // Release: pairs with the driver's acquire of `used.idx`; it sees the entries, and what
-        // was written into the buffers.
-        parts.set_used_idx(new, Ordering::Release);
-        if let Some(log) = memory.dirty_log() {
-            log.mark(parts.used_idx_guest(), 2);
-        }
-        self.published = new;
         // Store to `used.idx`, then load of what the driver wants: neither acquire nor release
         // orders those two. Pairs with the driver's fence between its store to `used_event`
         // (or `avail.flags`) and its load of `used.idx`.
         fence(Ordering::SeqCst);
         Ok(if self.event_idx {
-            layout::passed(parts.used_event(), old, new)
+            layout::passed(parts.used_event(), old, self.published)
         } else {
             parts.available_flags() & layout::NO_INTERRUPT == 0
         })
+    }
+
+    #[inline]
+    fn reveal(&mut self, memory: &Snapshot) -> Result<(), Fault> {
+        self.show(memory).map(|_| ())
     }
 
     fn arm(&mut self, memory: &Snapshot) -> Result<bool, Fault> {
@@ -399,6 +390,29 @@ impl SplitRing {
         ages.sort_unstable();
         // The youngest chain has age 1.
         (1..).zip(&ages).take_while(|(age, held)| age == *held).count() as u16
+    }
+
+    /// Moves `used.idx` over all completions; returns what it was, if there are any.
+    #[inline]
+    fn show(&mut self, memory: &Snapshot) -> Result<Option<(Parts, u16)>, Fault> {
+        let Some(parts) = self.parts(memory)? else {
+            return Ok(None);
+        };
+        while let Some(group) = self.order.as_mut().and_then(Order::next_group) {
+            self.write_used(memory, &parts, group.id, group.chains, group.written);
+        }
+        let (old, new) = (self.published, self.used);
+        if old == new {
+            return Ok(None);
+        }
+        // Release: pairs with the driver's acquire of `used.idx`; it sees the entries, and what
+        // was written into the buffers.
+        parts.set_used_idx(new, Ordering::Release);
+        if let Some(log) = memory.dirty_log() {
+            log.mark(parts.used_idx_guest(), 2);
+        }
+        self.published = new;
+        Ok(Some((parts, old)))
     }
 
     /// Writes a used entry that stands for `chains` chains.

@@ -188,15 +188,24 @@ impl SplitDriver {
         if old == new {
             return false;
         }
-        // Release: pairs with the device's acquire of `avail.idx`.
-        self.parts.set_available_idx(new, Ordering::Release);
-        self.published = new;
+        self.reveal();
         // Pairs with the fence of the device's `arm`.
         fence(Ordering::SeqCst);
         if self.event_idx {
             layout::passed(self.parts.avail_event(), old, new)
         } else {
             self.parts.used_flags() & layout::NO_NOTIFY == 0
+        }
+    }
+
+    /// The same for a device that only polls, so that there is no way to kick it: what it wants is
+    /// not looked at, which saves a full barrier. Who goes over to `publish` kicks once first.
+    #[inline]
+    pub fn reveal(&mut self) {
+        if self.published != self.next {
+            // Release: pairs with the device's acquire of `avail.idx`.
+            self.parts.set_available_idx(self.next, Ordering::Release);
+            self.published = self.next;
         }
     }
 
