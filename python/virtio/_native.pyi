@@ -29,6 +29,8 @@ __all__ = [
     "NullHandler",
     "Queue",
     "Region",
+    "measure_distance",
+    "measure_pair",
     "measure_ring",
     "version",
 ]
@@ -581,3 +583,25 @@ def measure_ring(
 
     ``device``: take, walk and complete only, over descriptors that never change. ``both``: the driver too.
     """
+
+def measure_pair(
+    *,
+    requests: int,
+    batch: int,
+    outstanding: int,
+    processors: tuple[int, int],
+    size: int = 256,
+    features: int = 0,
+    wait: Literal["poll", "check", "notify"] = "poll",
+    precedence: bool = False,
+) -> tuple[float, float, float, int, int]:
+    """Run both ends of a ring on two threads, pinned to ``processors`` (the driver's, the device's).
+
+    ``wait``: ``poll``, where neither can be notified; ``check``, the same, but each looks whether the other
+    wants to be; ``notify``, by eventfds. ``precedence`` keeps other threads off the processors meanwhile (for
+    the privileged). Returns nanoseconds for all requests, then a cache line's round trip between the two
+    processors before and after, in nanoseconds, then the number of kicks and of calls.
+    """
+
+def measure_distance(processors: tuple[int, int], *, precedence: bool = False) -> float:
+    """Return how long a cache line takes from one processor to another and back, in nanoseconds."""

@@ -20,6 +20,7 @@ mod live;
 mod log;
 mod loopback;
 mod memory;
+mod pair;
 mod queue;
 mod taken;
 mod view;
@@ -45,6 +46,8 @@ mod _native {
     use super::loopback::{Loopback, measure_ring};
     #[pymodule_export]
     use super::memory::{Memory, Region};
+    #[pymodule_export]
+    use super::pair::{measure_distance, measure_pair};
     #[pymodule_export]
     use super::queue::Queue;
 

@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Looks at the used ring before the processor is offered to others.
 const SPINS: u32 = 2000;
 
-fn broken(fault: &Fault) -> PyErr {
+pub(crate) fn broken(fault: &Fault) -> PyErr {
     ProtocolError::new_err((
         format!("{}: {}", fault.rule.text(), fault.detail),
         fault.rule.section(),

@@ -1,5 +1,9 @@
 //! What the engine itself costs, in time per chain.
 
+pub mod pair;
+pub mod probe;
+mod thread;
+
 use crate::chain::Batch;
 use crate::fault::{Fault, Rule};
 use crate::loopback::Loopback;

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from virtio.bench import Machine, Measurement, measure_queue, this_machine
+from virtio.cli.bench_ring import ring
 from virtio.cli.tables import console, show
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -43,6 +44,9 @@ def queue(
         print(json.dumps({"machine": asdict(machine), "measurements": figures}, indent=2))
         return
     _print(console(), machine, results)
+
+
+app.command()(ring)
 
 
 def _print(out: Console, machine: Machine, results: list[Measurement]) -> None:
