@@ -18,12 +18,48 @@ impl SplitRing {
         batch: &mut Batch,
         head: u16,
     ) -> Result<u64, Fault> {
+        // Nothing here leaves this function, so that all of it stays in registers.
+        let mut walk = Walk::new(self.config.size);
+        let mut index = head;
+        loop {
+            let Descriptor {
+                addr,
+                len,
+                flags,
+                next,
+            } = self.at(parts, index)?;
+            if flags & layout::INDIRECT != 0 {
+                batch.abandon_chain();
+                return self.walk_with_table(memory, nearby, parts, batch, head);
+            }
+            walk.buffer(memory, nearby, batch, addr, len, flags & layout::WRITE != 0)?;
+            if flags & layout::NEXT == 0 {
+                break;
+            }
+            index = next;
+        }
+        let room = walk.room();
+        walk.finish(batch, Token { id: head, slots: 1 });
+        Ok(room)
+    }
+
+    /// The same from the start for a chain that was seen to end in an indirect table. What was
+    /// read before does not count: the driver may have changed it.
+    #[inline(never)]
+    fn walk_with_table(
+        &self,
+        memory: &Snapshot,
+        nearby: &mut Nearby,
+        parts: &Parts,
+        batch: &mut Batch,
+        head: u16,
+    ) -> Result<u64, Fault> {
         let mut walk = Walk::new(self.config.size);
         let mut index = head;
         loop {
             let descriptor = self.at(parts, index)?;
             if descriptor.flags & layout::INDIRECT != 0 {
-                walk = self.walk_table(memory, nearby, batch, walk, &descriptor)?;
+                self.walk_table(memory, nearby, batch, &mut walk, &descriptor)?;
                 break;
             }
             let Descriptor {
@@ -53,17 +89,16 @@ impl SplitRing {
         Ok(parts.descriptor(index))
     }
 
-    /// Follows an indirect descriptor, which ends its chain. Takes and returns the walk, so that one
-    /// without tables stays in registers.
-    #[inline(never)]
+    /// Follows an indirect descriptor, which ends its chain.
+    #[inline(always)]
     fn walk_table(
         &self,
         memory: &Snapshot,
         nearby: &mut Nearby,
         batch: &mut Batch,
-        mut walk: Walk,
+        walk: &mut Walk,
         descriptor: &Descriptor,
-    ) -> Result<Walk, Fault> {
+    ) -> Result<(), Fault> {
         if !self.indirect {
             return Err(Fault::with(Rule::NotNegotiated, || {
                 "indirect descriptor without VIRTIO_F_INDIRECT_DESC".to_owned()
@@ -90,7 +125,7 @@ impl SplitRing {
             }
             walk.buffer(memory, nearby, batch, addr, len, flags & layout::WRITE != 0)?;
             if flags & layout::NEXT == 0 {
-                return Ok(walk);
+                return Ok(());
             }
             index = next;
         }

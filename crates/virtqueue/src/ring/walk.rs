@@ -9,6 +9,7 @@ use crate::memory::{AccessError, Nearby, Snapshot, Space};
 const EXTRA_SEGMENTS: usize = 1024;
 
 /// A chain as far as it has been walked.
+#[derive(Clone, Copy)]
 pub(super) struct Walk {
     size: u32,
     /// Descriptors that may still come.
@@ -124,7 +125,7 @@ impl Table {
     }
 
     /// Copies an entry out; `memory` is the one that it was resolved in.
-    #[inline]
+    #[inline(always)]
     pub(super) fn entry(&self, memory: &Snapshot, index: u32) -> Result<Descriptor, Fault> {
         if index >= self.entries {
             return Err(Fault::with(Rule::DescriptorIndex, || {
@@ -132,14 +133,17 @@ impl Table {
             }));
         }
         let offset = index * DESCRIPTOR_SIZE;
-        Ok(match self.whole {
+        match self.whole {
             // SAFETY: the table was resolved in `memory`; `index` is within it.
-            Some(host) => unsafe { Descriptor::read(host.wrapping_add(offset as usize)) },
-            None => {
-                let mut bytes = [0; DESCRIPTOR_SIZE as usize];
-                memory.read(Space::Guest, self.addr + u64::from(offset), &mut bytes)?;
-                Descriptor::from_bytes(bytes)
-            }
-        })
+            Some(host) => Ok(unsafe { Descriptor::read(host.wrapping_add(offset as usize)) }),
+            None => self.entry_anywhere(memory, offset),
+        }
+    }
+
+    #[cold]
+    fn entry_anywhere(&self, memory: &Snapshot, offset: u32) -> Result<Descriptor, Fault> {
+        let mut bytes = [0; DESCRIPTOR_SIZE as usize];
+        memory.read(Space::Guest, self.addr + u64::from(offset), &mut bytes)?;
+        Ok(Descriptor::from_bytes(bytes))
     }
 }
