@@ -1,5 +1,6 @@
 //! Virtqueues: both ends of both layouts.
 
+mod barriers;
 mod driver;
 mod order;
 mod packed;
@@ -11,6 +12,7 @@ mod split_layout;
 mod split_walk;
 #[cfg(test)]
 mod tests;
+mod wakeup;
 mod walk;
 
 pub use driver::{Buffer, Driver, Used};
@@ -36,6 +38,8 @@ pub mod feature {
     pub const RING_PACKED: u128 = spec::VIRTIO_F_RING_PACKED;
     /// `VIRTIO_F_IN_ORDER`
     pub const IN_ORDER: u128 = spec::VIRTIO_F_IN_ORDER;
+    /// `VIRTIO_F_ORDER_PLATFORM`
+    pub const ORDER_PLATFORM: u128 = spec::VIRTIO_F_ORDER_PLATFORM;
 }
 
 /// The largest queue size (VIRTIO 1.4, 2.7).

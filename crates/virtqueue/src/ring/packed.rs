@@ -1,14 +1,16 @@
 //! The device's end of a packed virtqueue (VIRTIO 1.4, 2.8).
 
+use super::barriers::Barriers;
 use super::order::Order;
 use super::packed_layout::{self as layout, Head, Parts, Position};
 use super::split_layout::{Descriptor, INDIRECT, NEXT, WRITE};
+use super::wakeup::{self, PackedWords};
 use super::walk::{Table, Walk};
 use super::{Config, ConfigError, DeviceRing, MAX_SIZE, feature};
 use crate::chain::{Batch, Token};
 use crate::fault::{Fault, Rule};
 use crate::memory::{AccessError, Nearby, Snapshot};
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 
 /// A batch is full when it has so many segments, however few chains those are.
 const BATCH_SEGMENTS: usize = 4096;
@@ -28,6 +30,7 @@ struct Held {
 #[derive(Debug)]
 pub struct PackedRing {
     config: Config,
+    barriers: Barriers,
     event_idx: bool,
     indirect: bool,
     /// With VIRTIO_F_IN_ORDER: completions wait here until it is their turn.
@@ -96,6 +99,7 @@ impl PackedRing {
         }
         Ok(Self {
             config: *config,
+            barriers: Barriers::new(config.features),
             event_idx: config.features & feature::EVENT_IDX != 0,
             indirect: config.features & feature::INDIRECT_DESC != 0,
             order: (config.features & feature::IN_ORDER != 0).then(Order::default),
@@ -336,9 +340,10 @@ impl PackedRing {
         let Some((offset, head)) = self.withheld.take() else {
             return Ok(None);
         };
-        // Release: pairs with the driver's acquire of the flags; it sees the used descriptors behind
-        // this one, and what was written into the buffers.
-        parts.set_head(offset, head, Ordering::Release);
+        wakeup::show_head(&parts, &self.barriers, offset, head);
+        if let Some(log) = memory.dirty_log() {
+            log.mark(self.ring_guest + 16 * u64::from(offset) + 8, 8);
+        }
         Ok(Some((parts, std::mem::take(&mut self.moved))))
     }
 
@@ -347,12 +352,10 @@ impl PackedRing {
         fault
     }
 
-    fn set_event(&mut self, memory: &Snapshot, parts: &Parts, flags: u16) {
-        parts.set_event(flags, self.next);
+    fn log_event(&self, memory: &Snapshot) {
         if let Some(log) = memory.dirty_log() {
             log.mark(self.event_guest, layout::EVENT_SIZE);
         }
-        self.quiet = flags == layout::EVENT_DISABLE;
     }
 }
 
@@ -371,9 +374,7 @@ impl DeviceRing for PackedRing {
         };
         let mut nearby = Nearby::default();
         for taken in 0..max {
-            // Acquire: pairs with the driver's release of the flags; the rest of the list, and what
-            // is in its buffers, is there.
-            let head = parts.head(self.next.offset, Ordering::Acquire);
+            let head = wakeup::look_at_head(&parts, &self.barriers, self.next.offset);
             // A ring has no room for more, whatever its flags say: they may be flipped at any time.
             let full = self.busy >= self.config.size;
             if !head.available_at(self.next) || full || batch.segment_count() >= BATCH_SEGMENTS {
@@ -419,11 +420,14 @@ impl DeviceRing for PackedRing {
         let Some((parts, moved)) = self.show(memory)? else {
             return Ok(false);
         };
-        // Store of the flags, then load of what the driver wants: neither acquire nor release orders
-        // those two. Pairs with the driver's fence between its store to its event suppression
-        // structure and its load of the next descriptor's flags.
-        fence(Ordering::SeqCst);
-        Ok(parts.wants(self.used, moved, self.event_idx))
+        let moved = (self.used, moved);
+        Ok(wakeup::head_wanted(
+            &parts,
+            &self.barriers,
+            moved,
+            self.config.size,
+            self.event_idx,
+        ))
     }
 
     #[inline]
@@ -435,17 +439,12 @@ impl DeviceRing for PackedRing {
         let Some(parts) = self.parts(memory)? else {
             return Ok(false);
         };
-        if self.event_idx {
-            self.set_event(memory, &parts, layout::EVENT_DESC);
-        } else if self.quiet {
-            self.set_event(memory, &parts, layout::EVENT_ENABLE);
+        let asked = !self.quiet;
+        let head = wakeup::await_head(&parts, &self.barriers, self.next, self.event_idx, asked);
+        if self.event_idx || !asked {
+            self.log_event(memory);
         }
-        // Store of the wish for a kick, then load of the flags. Pairs with the driver's fence between
-        // its store to the flags and its load of the wish: either it sees the wish and kicks,
-        // or its chain is seen here.
-        fence(Ordering::SeqCst);
-        // Relaxed: `take` reads it again before it uses anything.
-        let head = parts.head(self.next.offset, Ordering::Relaxed);
+        self.quiet = false;
         Ok(head.available_at(self.next) && self.busy < self.config.size)
     }
 
@@ -454,7 +453,9 @@ impl DeviceRing for PackedRing {
         // not again for two laps.
         if !self.event_idx && !self.quiet {
             if let Some(parts) = self.parts(memory)? {
-                self.set_event(memory, &parts, layout::EVENT_DISABLE);
+                wakeup::set_event(&parts, &self.barriers, layout::EVENT_DISABLE, self.next);
+                self.log_event(memory);
+                self.quiet = true;
             }
         }
         Ok(())

@@ -1,13 +1,15 @@
 //! The driver's end of a packed virtqueue (VIRTIO 1.4, 2.8.21 and 2.8.22).
 
+use super::barriers::Barriers;
 use super::driver::{Buffer, Used, checked, room};
 use super::packed_layout::{self as layout, Head, Parts, Position};
 use super::split_layout::{DESCRIPTOR_SIZE, Descriptor, INDIRECT, NEXT, WRITE};
+use super::wakeup::{self, PackedWords};
 use super::{Config, ConfigError, PackedRing, feature};
 use crate::fault::{Fault, Rule};
 use crate::memory::{Snapshot, Space};
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 
 /// A buffer id and what belongs to it; private, for the device may overwrite the ring.
 #[derive(Clone, Copy, Debug, Default)]
@@ -25,6 +27,7 @@ pub struct PackedDriver {
     memory: Arc<Snapshot>,
     parts: Parts,
     size: u32,
+    barriers: Barriers,
     event_idx: bool,
     indirect: bool,
     in_order: bool,
@@ -76,6 +79,7 @@ impl PackedDriver {
             memory,
             parts,
             size,
+            barriers: Barriers::new(config.features),
             event_idx: config.features & feature::EVENT_IDX != 0,
             indirect: config.features & feature::INDIRECT_DESC != 0,
             in_order: config.features & feature::IN_ORDER != 0,
@@ -218,9 +222,8 @@ impl PackedDriver {
         let Some(moved) = self.show() else {
             return false;
         };
-        // Pairs with the fence of the device's `arm`.
-        fence(Ordering::SeqCst);
-        self.parts.wants(self.next, moved, self.event_idx)
+        let moved = (self.next, moved);
+        wakeup::head_wanted(&self.parts, &self.barriers, moved, self.size, self.event_idx)
     }
 
     /// The same for a device that only polls, so that there is no way to kick it: what it wants is
@@ -234,8 +237,7 @@ impl PackedDriver {
     #[inline]
     fn show(&mut self) -> Option<u32> {
         let (offset, head) = self.withheld.take()?;
-        // Release: pairs with the device's acquire of the flags.
-        self.parts.set_head(offset, head, Ordering::Release);
+        wakeup::show_head(&self.parts, &self.barriers, offset, head);
         Some(std::mem::take(&mut self.moved))
     }
 
@@ -257,8 +259,7 @@ impl PackedDriver {
     fn reap_checked(&mut self, max: usize, mut each: impl FnMut(Used)) -> Result<usize, Fault> {
         let mut done = 0;
         while done < max && self.outstanding > 0 {
-            // Acquire: pairs with the device's release of the flags.
-            let head = self.parts.head(self.seen.offset, Ordering::Acquire);
+            let head = wakeup::look_at_head(&self.parts, &self.barriers, self.seen.offset);
             if !head.used_at(self.seen) {
                 break;
             }
@@ -337,22 +338,16 @@ impl PackedDriver {
     /// Asks for a notification when the next chain is used, then looks again: true if some have
     /// been used already.
     pub fn arm(&mut self) -> bool {
-        if self.event_idx {
-            self.parts.set_event(layout::EVENT_DESC, self.seen);
-        } else {
-            self.parts.set_event(layout::EVENT_ENABLE, self.seen);
-        }
+        let asked = !self.quiet;
+        let head = wakeup::await_head(&self.parts, &self.barriers, self.seen, self.event_idx, asked);
         self.quiet = false;
-        // Pairs with the fence in the device's `publish`.
-        fence(Ordering::SeqCst);
-        let head = self.parts.head(self.seen.offset, Ordering::Relaxed);
         self.outstanding > 0 && head.used_at(self.seen)
     }
 
     /// Tells the device that notifications are not needed.
     pub fn disarm(&mut self) {
         if !self.quiet {
-            self.parts.set_event(layout::EVENT_DISABLE, self.seen);
+            wakeup::set_event(&self.parts, &self.barriers, layout::EVENT_DISABLE, self.seen);
             self.quiet = true;
         }
     }

@@ -3,6 +3,7 @@
 //! All of it may change at any moment. A descriptor's length, id and flags are one atomic
 //! access of 64 bits: whoever sees the flags sees the rest, and nobody sees half of either.
 
+use super::wakeup::PackedWords;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 /// `VIRTQ_DESC_F_AVAIL`
@@ -85,7 +86,7 @@ pub(super) struct Head {
 
 impl Head {
     #[inline]
-    const fn from_word(word: u64) -> Self {
+    pub(super) const fn from_word(word: u64) -> Self {
         Self {
             len: word as u32,
             id: (word >> 32) as u16,
@@ -94,7 +95,7 @@ impl Head {
     }
 
     #[inline]
-    const fn word(self) -> u64 {
+    pub(super) const fn word(self) -> u64 {
         self.len as u64 | (self.id as u64) << 32 | (self.flags as u64) << 48
     }
 
@@ -147,17 +148,6 @@ impl Parts {
         unsafe { AtomicU64::from_ptr(self.ring.add(usize::from(offset) * 16 + at).cast()) }
     }
 
-    /// `offset` is less than the size.
-    #[inline]
-    pub(super) fn head(&self, offset: u16, order: Ordering) -> Head {
-        Head::from_word(u64::from_le(self.word(offset, 8).load(order)))
-    }
-
-    #[inline]
-    pub(super) fn set_head(&self, offset: u16, head: Head, order: Ordering) {
-        self.word(offset, 8).store(head.word().to_le(), order);
-    }
-
     #[inline]
     pub(super) fn addr(&self, offset: u16) -> u64 {
         u64::from_le(self.word(offset, 0).load(Ordering::Relaxed))
@@ -178,32 +168,33 @@ impl Parts {
     pub(super) fn own_flags(&self) -> u16 {
         u16::from_le(self.half(self.own, 2).load(Ordering::Relaxed)) & 3
     }
+}
 
-    /// Says when this end wants to be notified.
+impl PackedWords for Parts {
     #[inline]
-    pub(super) fn set_event(&self, flags: u16, position: Position) {
-        if flags == EVENT_DESC {
-            self.half(self.own, 0)
-                .store(position.word().to_le(), Ordering::Relaxed);
-        }
-        // Release: pairs with the acquire of `flags` in `wants`; whoever sees DESC sees the
-        // descriptor that is meant.
-        self.half(self.own, 2).store(flags.to_le(), Ordering::Release);
+    fn head(&self, offset: u16, order: Ordering) -> Head {
+        Head::from_word(u64::from_le(self.word(offset, 8).load(order)))
+    }
+    #[inline]
+    fn set_head(&self, offset: u16, head: Head, order: Ordering) {
+        self.word(offset, 8).store(head.word().to_le(), order);
     }
 
-    /// Whether the other end wants to hear that this end has just moved by `moved` descriptors, to
-    /// `new` (VIRTIO 1.4, 2.8.10).
     #[inline]
-    pub(super) fn wants(&self, new: Position, moved: u32, event_idx: bool) -> bool {
-        // Acquire: pairs with the release in `set_event`.
-        let flags = u16::from_le(self.half(self.other, 2).load(Ordering::Acquire)) & 3;
-        if flags != EVENT_DESC || !event_idx {
-            // DESC without the feature, and the reserved value 3, mean nothing: a notification too
-            // many does no harm, one too few does.
-            return flags != EVENT_DISABLE;
-        }
-        let event = Position::from_word(u16::from_le(self.half(self.other, 0).load(Ordering::Relaxed)));
-        passed(event, new, moved, self.size)
+    fn set_own_descriptor(&self, word: u16, order: Ordering) {
+        self.half(self.own, 0).store(word.to_le(), order);
+    }
+    #[inline]
+    fn set_own_flags(&self, flags: u16, order: Ordering) {
+        self.half(self.own, 2).store(flags.to_le(), order);
+    }
+    #[inline]
+    fn other_descriptor(&self, order: Ordering) -> u16 {
+        u16::from_le(self.half(self.other, 0).load(order))
+    }
+    #[inline]
+    fn other_flags(&self, order: Ordering) -> u16 {
+        u16::from_le(self.half(self.other, 2).load(order))
     }
 }
 

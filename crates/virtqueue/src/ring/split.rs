@@ -1,12 +1,14 @@
 //! The device's end of a split virtqueue (VIRTIO 1.4, 2.7).
 
+use super::barriers::Barriers;
 use super::order::Order;
 use super::split_layout::{self as layout, Parts};
+use super::wakeup::{self, SplitWords};
 use super::{Config, ConfigError, DeviceRing, MAX_SIZE, feature};
 use crate::chain::{Batch, Token};
 use crate::fault::{Fault, Rule};
 use crate::memory::{AccessError, Nearby, Snapshot};
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 
 /// Bit in `SplitRing::state`: the device has the chain.
 const HELD: u32 = 1 << 16;
@@ -17,6 +19,7 @@ const BATCH_SEGMENTS: usize = 4096;
 pub struct SplitRing {
     pub(super) config: Config,
     mask: u16,
+    barriers: Barriers,
     event_idx: bool,
     pub(super) indirect: bool,
     /// With VIRTIO_F_IN_ORDER: completions wait here until it is their turn.
@@ -74,6 +77,7 @@ impl SplitRing {
         Ok(Self {
             config: *config,
             mask: (size - 1) as u16,
+            barriers: Barriers::new(config.features),
             event_idx,
             indirect: config.features & feature::INDIRECT_DESC != 0,
             order: (config.features & feature::IN_ORDER != 0).then(Order::default),
@@ -252,9 +256,7 @@ impl DeviceRing for SplitRing {
         // The driver's line is looked at only when what it said last is not enough.
         let mut ready = self.available.wrapping_sub(self.next);
         if usize::from(ready) < max {
-            // Acquire: pairs with the driver's release of `avail.idx`; the entries
-            // and descriptors before it are there.
-            let index = parts.available_idx(Ordering::Acquire);
+            let index = wakeup::look_at_available(&parts, &self.barriers);
             ready = index.wrapping_sub(self.next);
             if u32::from(ready) > self.config.size {
                 let detail = format!(
@@ -310,15 +312,8 @@ impl DeviceRing for SplitRing {
         let Some((parts, old)) = self.show(memory)? else {
             return Ok(false);
         };
-        // Store to `used.idx`, then load of what the driver wants: neither acquire nor release
-        // orders those two. Pairs with the driver's fence between its store to `used_event`
-        // (or `avail.flags`) and its load of `used.idx`.
-        fence(Ordering::SeqCst);
-        Ok(if self.event_idx {
-            layout::passed(parts.used_event(), old, self.published)
-        } else {
-            parts.available_flags() & layout::NO_INTERRUPT == 0
-        })
+        let moved = (old, self.published);
+        Ok(wakeup::call_wanted(&parts, &self.barriers, moved, self.event_idx))
     }
 
     #[inline]
@@ -330,20 +325,17 @@ impl DeviceRing for SplitRing {
         let Some(parts) = self.parts(memory)? else {
             return Ok(false);
         };
-        if self.event_idx {
-            parts.set_avail_event(self.next);
-            if let Some(log) = memory.dirty_log() {
+        let asked = !self.quiet;
+        let more = wakeup::await_available(&parts, &self.barriers, self.next, self.event_idx, asked);
+        if let Some(log) = memory.dirty_log() {
+            if self.event_idx {
                 log.mark(parts.avail_event_guest(), 2);
+            } else if !asked {
+                log.mark(parts.used_flags_guest(), 2);
             }
-        } else if self.quiet {
-            self.set_quiet(memory, &parts, false);
         }
-        // Store of the wish for a kick, then load of `avail.idx`. Pairs with the driver's
-        // fence between its store to `avail.idx` and its load of the wish: either it
-        // sees the wish and kicks, or its chains are seen here.
-        fence(Ordering::SeqCst);
-        // Relaxed: `take` reads it again before it uses anything.
-        Ok(parts.available_idx(Ordering::Relaxed) != self.next)
+        self.quiet = false;
+        Ok(more)
     }
 
     fn disarm(&mut self, memory: &Snapshot) -> Result<(), Fault> {
@@ -405,9 +397,7 @@ impl SplitRing {
         if old == new {
             return Ok(None);
         }
-        // Release: pairs with the driver's acquire of `used.idx`; it sees the entries, and what
-        // was written into the buffers.
-        parts.set_used_idx(new, Ordering::Release);
+        wakeup::show_used(&parts, &self.barriers, new);
         if let Some(log) = memory.dirty_log() {
             log.mark(parts.used_idx_guest(), 2);
         }

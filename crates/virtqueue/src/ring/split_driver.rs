@@ -1,13 +1,14 @@
 //! The driver's end of a split virtqueue (VIRTIO 1.4, 2.7.13 and 2.7.14).
 
+use super::barriers::Barriers;
 use super::driver::{Buffer, Used, checked, room};
 use super::split_layout::{self as layout, Descriptor, Parts};
+use super::wakeup::{self, SplitWords};
 use super::{Config, ConfigError, SplitRing, feature};
 use crate::fault::{Fault, Rule};
 use crate::memory::{Snapshot, Space};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
 
 /// The driver's end of a split virtqueue.
 ///
@@ -20,6 +21,7 @@ pub struct SplitDriver {
     parts: Parts,
     size: u16,
     mask: u16,
+    barriers: Barriers,
     event_idx: bool,
     indirect: bool,
     /// For each free descriptor the next free one, for each in a chain the next in that.
@@ -62,6 +64,7 @@ impl SplitDriver {
             parts,
             size: size as u16,
             mask: (size - 1) as u16,
+            barriers: Barriers::new(config.features),
             event_idx,
             indirect: config.features & feature::INDIRECT_DESC != 0,
             // The last one's is 0: in order it is a ring that is used again and again (2.7.5).
@@ -189,13 +192,7 @@ impl SplitDriver {
             return false;
         }
         self.reveal();
-        // Pairs with the fence of the device's `arm`.
-        fence(Ordering::SeqCst);
-        if self.event_idx {
-            layout::passed(self.parts.avail_event(), old, new)
-        } else {
-            self.parts.used_flags() & layout::NO_NOTIFY == 0
-        }
+        wakeup::kick_wanted(&self.parts, &self.barriers, (old, new), self.event_idx)
     }
 
     /// The same for a device that only polls, so that there is no way to kick it: what it wants is
@@ -203,8 +200,7 @@ impl SplitDriver {
     #[inline]
     pub fn reveal(&mut self) {
         if self.published != self.next {
-            // Release: pairs with the device's acquire of `avail.idx`.
-            self.parts.set_available_idx(self.next, Ordering::Release);
+            wakeup::show_available(&self.parts, &self.barriers, self.next);
             self.published = self.next;
         }
     }
@@ -225,8 +221,7 @@ impl SplitDriver {
 
     #[inline]
     fn reap_checked(&mut self, max: usize, mut each: impl FnMut(Used)) -> Result<usize, Fault> {
-        // Acquire: pairs with the device's release of `used.idx`.
-        let ready = self.parts.used_idx(Ordering::Acquire).wrapping_sub(self.seen);
+        let ready = wakeup::look_at_used(&self.parts, &self.barriers).wrapping_sub(self.seen);
         if ready > self.outstanding() {
             let detail = format!(
                 "used idx is ahead by {ready}, {} chains are out",
@@ -314,14 +309,7 @@ impl SplitDriver {
     /// Asks for a notification when the next chain is used, then looks again: true if
     /// some have been used already.
     pub fn arm(&mut self) -> bool {
-        if self.event_idx {
-            self.parts.set_used_event(self.seen);
-        } else {
-            self.parts.set_available_flags(0);
-        }
-        // Pairs with the fence in the device's `publish`.
-        fence(Ordering::SeqCst);
-        self.parts.used_idx(Ordering::Relaxed) != self.seen
+        wakeup::await_used(&self.parts, &self.barriers, self.seen, self.event_idx)
     }
 
     /// Tells the device that notifications are not needed.

@@ -3,6 +3,7 @@
 //! All of it may change at any moment. Each field is one atomic access of its own
 //! width, little-endian; what orders them is said where they are used.
 
+use super::wakeup::SplitWords;
 use crate::spec::ring as spec;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
@@ -172,19 +173,6 @@ impl Parts {
         }
     }
 
-    #[inline]
-    pub(super) fn available_flags(&self) -> u16 {
-        u16::from_le(
-            self.u16_at(self.available, spec::AVAIL_FLAGS)
-                .load(Ordering::Relaxed),
-        )
-    }
-
-    #[inline]
-    pub(super) fn available_idx(&self, order: Ordering) -> u16 {
-        u16::from_le(self.u16_at(self.available, spec::AVAIL_IDX).load(order))
-    }
-
     /// `slot` is less than the size.
     #[inline]
     pub(super) fn available_entry(&self, slot: u16) -> u16 {
@@ -193,28 +181,6 @@ impl Parts {
             self.u16_at(self.available, spec::AVAIL_RING + 2 * usize::from(slot))
                 .load(Ordering::Relaxed),
         )
-    }
-
-    #[inline]
-    pub(super) fn used_event(&self) -> u16 {
-        let offset = spec::AVAIL_RING + 2 * self.size as usize;
-        u16::from_le(self.u16_at(self.available, offset).load(Ordering::Relaxed))
-    }
-
-    #[inline]
-    pub(super) fn set_used_flags(&self, flags: u16) {
-        self.u16_at(self.used, spec::USED_FLAGS)
-            .store(flags.to_le(), Ordering::Relaxed);
-    }
-
-    #[inline]
-    pub(super) fn used_idx(&self, order: Ordering) -> u16 {
-        u16::from_le(self.u16_at(self.used, spec::USED_IDX).load(order))
-    }
-
-    #[inline]
-    pub(super) fn set_used_idx(&self, index: u16, order: Ordering) {
-        self.u16_at(self.used, spec::USED_IDX).store(index.to_le(), order);
     }
 
     /// `slot` is less than the size.
@@ -236,13 +202,6 @@ impl Parts {
         }
     }
 
-    #[inline]
-    pub(super) fn set_avail_event(&self, index: u16) {
-        let offset = spec::USED_RING + USED_ENTRY_SIZE as usize * self.size as usize;
-        self.u16_at(self.used, offset)
-            .store(index.to_le(), Ordering::Relaxed);
-    }
-
     /// `index` is less than the size.
     #[inline]
     pub(super) fn set_descriptor(&self, index: u16, descriptor: &Descriptor) {
@@ -256,36 +215,12 @@ impl Parts {
         }
     }
 
-    #[inline]
-    pub(super) fn set_available_flags(&self, flags: u16) {
-        self.u16_at(self.available, spec::AVAIL_FLAGS)
-            .store(flags.to_le(), Ordering::Relaxed);
-    }
-
-    #[inline]
-    pub(super) fn set_available_idx(&self, index: u16, order: Ordering) {
-        self.u16_at(self.available, spec::AVAIL_IDX)
-            .store(index.to_le(), order);
-    }
-
     /// `slot` is less than the size.
     #[inline]
     pub(super) fn set_available_entry(&self, slot: u16, head: u16) {
         debug_assert!(u32::from(slot) < self.size);
         self.u16_at(self.available, spec::AVAIL_RING + 2 * usize::from(slot))
             .store(head.to_le(), Ordering::Relaxed);
-    }
-
-    #[inline]
-    pub(super) fn set_used_event(&self, index: u16) {
-        let offset = spec::AVAIL_RING + 2 * self.size as usize;
-        self.u16_at(self.available, offset)
-            .store(index.to_le(), Ordering::Relaxed);
-    }
-
-    #[inline]
-    pub(super) fn used_flags(&self) -> u16 {
-        u16::from_le(self.u16_at(self.used, spec::USED_FLAGS).load(Ordering::Relaxed))
     }
 
     /// Id and length; `slot` is less than the size.
@@ -296,12 +231,6 @@ impl Parts {
             u32::from_le(id.load(Ordering::Relaxed)),
             u32::from_le(len.load(Ordering::Relaxed)),
         )
-    }
-
-    #[inline]
-    pub(super) fn avail_event(&self) -> u16 {
-        let offset = spec::USED_RING + USED_ENTRY_SIZE as usize * self.size as usize;
-        u16::from_le(self.u16_at(self.used, offset).load(Ordering::Relaxed))
     }
 
     /// Guest addresses of what the device writes, for the dirty log.
@@ -319,5 +248,68 @@ impl Parts {
 
     pub(super) fn avail_event_guest(&self) -> u64 {
         self.used_guest + spec::USED_RING as u64 + USED_ENTRY_SIZE * u64::from(self.size)
+    }
+}
+
+impl SplitWords for Parts {
+    #[inline]
+    fn available_idx(&self, order: Ordering) -> u16 {
+        u16::from_le(self.u16_at(self.available, spec::AVAIL_IDX).load(order))
+    }
+    #[inline]
+    fn set_available_idx(&self, index: u16, order: Ordering) {
+        self.u16_at(self.available, spec::AVAIL_IDX)
+            .store(index.to_le(), order);
+    }
+    #[inline]
+    fn used_idx(&self, order: Ordering) -> u16 {
+        u16::from_le(self.u16_at(self.used, spec::USED_IDX).load(order))
+    }
+    #[inline]
+    fn set_used_idx(&self, index: u16, order: Ordering) {
+        self.u16_at(self.used, spec::USED_IDX).store(index.to_le(), order);
+    }
+    #[inline]
+    fn available_flags(&self) -> u16 {
+        u16::from_le(
+            self.u16_at(self.available, spec::AVAIL_FLAGS)
+                .load(Ordering::Relaxed),
+        )
+    }
+    #[inline]
+    fn set_available_flags(&self, flags: u16) {
+        self.u16_at(self.available, spec::AVAIL_FLAGS)
+            .store(flags.to_le(), Ordering::Relaxed);
+    }
+    #[inline]
+    fn used_flags(&self) -> u16 {
+        u16::from_le(self.u16_at(self.used, spec::USED_FLAGS).load(Ordering::Relaxed))
+    }
+    #[inline]
+    fn set_used_flags(&self, flags: u16) {
+        self.u16_at(self.used, spec::USED_FLAGS)
+            .store(flags.to_le(), Ordering::Relaxed);
+    }
+    #[inline]
+    fn avail_event(&self) -> u16 {
+        let offset = spec::USED_RING + USED_ENTRY_SIZE as usize * self.size as usize;
+        u16::from_le(self.u16_at(self.used, offset).load(Ordering::Relaxed))
+    }
+    #[inline]
+    fn set_avail_event(&self, index: u16) {
+        let offset = spec::USED_RING + USED_ENTRY_SIZE as usize * self.size as usize;
+        self.u16_at(self.used, offset)
+            .store(index.to_le(), Ordering::Relaxed);
+    }
+    #[inline]
+    fn used_event(&self) -> u16 {
+        let offset = spec::AVAIL_RING + 2 * self.size as usize;
+        u16::from_le(self.u16_at(self.available, offset).load(Ordering::Relaxed))
+    }
+    #[inline]
+    fn set_used_event(&self, index: u16) {
+        let offset = spec::AVAIL_RING + 2 * self.size as usize;
+        self.u16_at(self.available, offset)
+            .store(index.to_le(), Ordering::Relaxed);
     }
 }

@@ -7,6 +7,7 @@ mod packed;
 mod properties;
 mod published;
 mod raw_packed;
+mod wakeups;
 
 use super::*;
 use crate::chain::Batch;

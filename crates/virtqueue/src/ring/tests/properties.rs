@@ -253,11 +253,12 @@ impl Model {
 
 /// Layouts and features that change how a ring works.
 fn features() -> impl Strategy<Value = u128> {
-    (any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(event_idx, packed, in_order)| {
+    prop::array::uniform4(any::<bool>()).prop_map(|[event_idx, packed, in_order, platform]| {
         [
             (event_idx, feature::EVENT_IDX),
             (packed, feature::RING_PACKED),
             (in_order, feature::IN_ORDER),
+            (platform, feature::ORDER_PLATFORM),
         ]
         .iter()
         .fold(
