@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from virtio.device.block import BlockDevice
     from virtio.device.console import ConsoleDevice
     from virtio.device.entropy import EntropyDevice
-    from virtio.transport import serve, start
+    from virtio.transport import connect, serve, start
 
     __version__: str
 
@@ -36,6 +36,7 @@ _HOMES = {
     "Device": "virtio.device.base",
     "EntropyDevice": "virtio.device.entropy",
     "Memory": "virtio._native",
+    "connect": "virtio.transport",
     "serve": "virtio.transport",
     "start": "virtio.transport",
 }
@@ -57,6 +58,7 @@ __all__ = [
     "ProtocolError",
     "TransportError",
     "UnsupportedRequest",
+    "connect",
     "serve",
     "spec",
     "start",

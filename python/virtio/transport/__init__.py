@@ -1,15 +1,60 @@
 """Transports: they join a device, or a driver, to a wire."""
 
 import contextlib
+import inspect
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from types import FrameType
+from types import FrameType, ModuleType
+from typing import Any
 
-from virtio.transport.address import parse, starter
+from virtio.driver.registry import driver_class
+from virtio.driver.wire import DriverEnd
+from virtio.errors import ConfigurationError
+from virtio.spec.model import DeviceType
+from virtio.transport.address import opener, parse, starter
 from virtio.transport.interface import DeviceEnd, Server
 
-__all__ = ["Server", "serve", "start"]
+__all__ = ["Server", "connect", "open_driver_end", "serve", "start"]
+
+
+def open_driver_end(address: str, **options: Any) -> DriverEnd:
+    """Connect to the device at ``address``, without a driver for it.
+
+    ``options`` are the transport's; all have ``timeout``, in seconds.
+    """
+    scheme, rest = parse(address)
+    return opener(scheme)(rest, **options)
+
+
+def connect(address: str, type: str | int | DeviceType | ModuleType | None = None, **options: Any) -> Any:  # noqa: A002
+    """Connect to the device at ``address`` and return a driver that is ready to use it.
+
+    ``type`` says what the device is (``"block"``); it may be left out where the transport tells. ``options``
+    that the transport does not know go to the driver.
+
+    ::
+
+        with virtio.connect("vhost-user:/run/disk.sock", "block") as disk:
+            ...
+    """
+    scheme, rest = parse(address)
+    open_end = opener(scheme)
+    known = inspect.signature(open_end).parameters
+    driver_options = {name: value for name, value in options.items() if name not in known}
+    wanted = None if type is None else driver_class(type)
+    end = open_end(rest, **{name: value for name, value in options.items() if name in known})
+    try:
+        if wanted is None:
+            if end.device_id is None:
+                raise ConfigurationError(
+                    f'{address} does not tell what it is: write connect("{address}", "block"), say'
+                )
+            wanted = driver_class(end.device_id)
+        return wanted(end, **driver_options)
+    except BaseException:
+        end.close()
+        raise
 
 
 def start(device: DeviceEnd, address: str) -> Server:

@@ -1,34 +1,41 @@
 """Addresses: ``SCHEME:REST``, where the scheme names a transport and the rest is the transport's own.
 
 ========================  ================================================================
-``vhost-user:PATH``       listen on a Unix socket, for any VMM that speaks vhost-user
+``mem:NAME``              in this process, without a socket
+``vhost-user:PATH``       a Unix socket; a device listens there for any VMM that speaks vhost-user
 ``vhost-user:@NAME``      the same, in the abstract namespace
-``vhost-user:fd=N``       use a socket that was passed in, listening or connected
-``vhost-user:systemd``    use the socket that systemd passed in (``=NAME`` if there are several)
+``vhost-user:fd=N``       a socket that was passed in: connected, or for a device also listening
+``vhost-user:systemd``    the socket that systemd passed to a device (``=NAME`` if there are several)
 ========================  ================================================================
 
-``?notifications=in-band`` behind any of them offers kicks and calls by messages, for simulations.
+``?notifications=in-band`` behind a vhost-user address offers, or wants, kicks and calls by messages, for
+simulations.
 
-Other packages add transports by entry points in the group ``virtio.transports``: the name is the scheme, the
+Other packages add transports by entry points; the name is the scheme. In the group ``virtio.transports`` the
 object is called with a device and the rest of the address, and returns a
-:class:`~virtio.transport.interface.Server`.
+:class:`~virtio.transport.interface.Server`. In the group ``virtio.transports.driver`` it is called with the
+rest of the address and options by keyword, and returns a :class:`~virtio.driver.wire.DriverEnd`.
 """
 
 import importlib
 from collections.abc import Callable
 from importlib import metadata
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
+from virtio.driver.wire import DriverEnd
 from virtio.errors import ConfigurationError
 from virtio.transport.interface import DeviceEnd, Server
 
 Starter = Callable[[DeviceEnd, str], Server]
+Opener = Callable[..., DriverEnd]
 
 ENTRY_POINTS = "virtio.transports"
+DRIVER_ENTRY_POINTS = "virtio.transports.driver"
 
-_BUILT_IN = {
+_STARTERS = {
     "vhost-user": "virtio.transport.vhost_user:start",
 }
+_OPENERS: dict[str, str] = {}
 
 
 class Address(NamedTuple):
@@ -50,16 +57,26 @@ def parse(text: str) -> Address:
     return Address(scheme, rest)
 
 
-def schemes() -> list[str]:
-    """Return the schemes that are known."""
-    return sorted({*_BUILT_IN, *(point.name for point in metadata.entry_points(group=ENTRY_POINTS))})
+def schemes(group: str = ENTRY_POINTS) -> list[str]:
+    """Return the schemes that are known: for devices, or for drivers."""
+    built_in = _OPENERS if group == DRIVER_ENTRY_POINTS else _STARTERS
+    return sorted({*built_in, *(point.name for point in metadata.entry_points(group=group))})
 
 
 def starter(scheme: str) -> Starter:
-    """Load what serves addresses of this scheme."""
-    if (place := _BUILT_IN.get(scheme)) is not None:
+    """Load what serves devices at addresses of this scheme."""
+    return cast(Starter, _load(scheme, _STARTERS, ENTRY_POINTS))
+
+
+def opener(scheme: str) -> Opener:
+    """Load what opens addresses of this scheme for drivers."""
+    return cast(Opener, _load(scheme, _OPENERS, DRIVER_ENTRY_POINTS))
+
+
+def _load(scheme: str, built_in: dict[str, str], group: str) -> Any:
+    if (place := built_in.get(scheme)) is not None:
         module, _, name = place.partition(":")
-        return cast(Starter, getattr(importlib.import_module(module), name))
-    for point in metadata.entry_points(group=ENTRY_POINTS, name=scheme):
-        return cast(Starter, point.load())
-    raise ConfigurationError(f"there is no transport {scheme!r}; there are {', '.join(schemes())}")
+        return getattr(importlib.import_module(module), name)
+    for point in metadata.entry_points(group=group, name=scheme):
+        return point.load()
+    raise ConfigurationError(f"there is no transport {scheme!r}; there are {', '.join(schemes(group))}")

@@ -1,14 +1,29 @@
 """What a transport needs of a device, and what a user gets of a transport.
 
 The device's side is :class:`virtio.Device`; it is described here by its shape, so that a transport can be
-tested with anything that has it.
+tested with anything that has it. The driver's face of a transport, :class:`DriverEnd`, is described by those
+who call it, in :mod:`virtio.driver.wire`.
 """
 
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
+from virtio.driver.wire import Allocation, DriverEnd, DriverMemory, QueueWire
 from virtio.errors import ProtocolError
+
+__all__ = [
+    "Allocation",
+    "DeviceEnd",
+    "DriverEnd",
+    "DriverMemory",
+    "GuestMemory",
+    "QueueEnd",
+    "QueueWire",
+    "Server",
+    "Space",
+    "TransportEvents",
+]
 
 Space = Literal["guest", "user"]
 
