@@ -220,6 +220,22 @@ impl Batch {
         self.open = self.segments.len();
     }
 
+    /// A whole chain of one segment.
+    #[inline(always)]
+    pub(crate) fn push_single(&mut self, token: Token, segment: Segment, write: bool) {
+        let len = u64::from(segment.len);
+        self.entries.push(Entry {
+            token,
+            first: self.open as u32,
+            readable: u32::from(!write),
+            writable: u32::from(write),
+            readable_len: if write { 0 } else { len },
+            writable_len: if write { len } else { 0 },
+        });
+        self.segments.push(segment);
+        self.open += 1;
+    }
+
     /// Drops the segments of a chain that turned out to be malformed.
     pub(crate) fn abandon_chain(&mut self) {
         self.segments.truncate(self.open);

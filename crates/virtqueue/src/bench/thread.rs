@@ -32,7 +32,7 @@ fn take_precedence() -> io::Result<()> {
 }
 
 /// Puts this thread where it is to measure.
-pub(super) fn settle(processor: usize, precedence: bool) -> Result<(), Fault> {
+pub fn settle(processor: usize, precedence: bool) -> Result<(), Fault> {
     pin(processor).map_err(failed)?;
     if precedence {
         take_precedence().map_err(failed)?;

@@ -56,9 +56,9 @@ unsafe impl Send for Extent {}
 // SAFETY: as above.
 unsafe impl Sync for Extent {}
 
-/// The region that was hit last by a series of look-ups in one snapshot.
+/// Where look-ups hit last: where the next one looks first. Any value will do with any snapshot.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Nearby(Option<Extent>);
+pub(crate) struct Nearby(u32);
 
 /// A range of guest memory in one piece of host memory.
 #[derive(Clone, Copy, Debug)]
@@ -153,8 +153,7 @@ impl Snapshot {
             Space::Guest => &self.guest,
             Space::User => &self.user,
         };
-        let after = table.partition_point(|extent| extent.start <= address);
-        let extent = table.get(after.checked_sub(1)?)?;
+        let extent = table.get(position(table, address)?)?;
         (address - extent.start < extent.size).then_some(extent)
     }
 
@@ -222,8 +221,27 @@ impl Snapshot {
         Ok(())
     }
 
+    /// Resolves a buffer that lies in the region which was hit last.
+    #[inline(always)]
+    pub(crate) fn segment_nearby(
+        &self,
+        nearby: Nearby,
+        address: u64,
+        size: u32,
+        write: bool,
+    ) -> Option<Segment> {
+        let extent = self.guest.get(nearby.0 as usize)?;
+        let offset = address.wrapping_sub(extent.start);
+        let fits = offset < extent.size && u64::from(size) <= extent.size - offset;
+        (fits && size > 0 && (extent.writable || !write)).then(|| Segment {
+            host: extent.host.wrapping_add(offset as usize),
+            guest: address,
+            len: size,
+        })
+    }
+
     /// Resolves a buffer of a descriptor: adds a segment for each piece of host memory to the
-    /// open chain of `batch`. `nearby` comes from look-ups in this snapshot, or is new.
+    /// open chain of `batch`.
     #[inline]
     pub(crate) fn segments(
         &self,
@@ -233,18 +251,9 @@ impl Snapshot {
         write: bool,
         batch: &mut Batch,
     ) -> Result<(), AccessError> {
-        if let Some(extent) = &nearby.0 {
-            let offset = address.wrapping_sub(extent.start);
-            let fits = offset < extent.size && u64::from(size) <= extent.size - offset;
-            if fits && size > 0 && (extent.writable || !write) {
-                let host = extent.host.wrapping_add(offset as usize);
-                batch.push_segment(Segment {
-                    host,
-                    guest: address,
-                    len: size,
-                });
-                return Ok(());
-            }
+        if let Some(segment) = self.segment_nearby(*nearby, address, size, write) {
+            batch.push_segment(segment);
+            return Ok(());
         }
         self.segments_anywhere(nearby, address, size, write, batch)
     }
@@ -258,7 +267,9 @@ impl Snapshot {
         write: bool,
         batch: &mut Batch,
     ) -> Result<(), AccessError> {
-        nearby.0 = self.find(Space::Guest, address).copied();
+        if let Some(index) = position(&self.guest, address) {
+            *nearby = Nearby(index as u32);
+        }
         self.pieces(
             Space::Guest,
             address,
@@ -314,6 +325,14 @@ impl Snapshot {
             size: size as usize,
         })
     }
+}
+
+/// Index of the last extent that starts at `address` or before.
+#[inline]
+fn position(table: &[Extent], address: u64) -> Option<usize> {
+    table
+        .partition_point(|extent| extent.start <= address)
+        .checked_sub(1)
 }
 
 impl Region {

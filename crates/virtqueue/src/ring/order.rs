@@ -2,26 +2,30 @@
 //! used entry (VIRTIO 1.4, 2.7.9 and 2.8.8).
 
 use crate::chain::Token;
-use std::collections::VecDeque;
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Entry {
+    room: u64,
+    written: u32,
     id: u16,
     slots: u16,
-    room: u64,
-    written: Option<u32>,
+    complete: bool,
 }
 
 /// Chains that the device has taken, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Order {
-    queue: VecDeque<Entry>,
-    /// Entries at the front that are complete.
-    ready: usize,
+    /// A circle of a power of two; it grows to the most that were ever out.
+    entries: Box<[Entry]>,
+    /// The oldest chain that is not in `group`, and where the next one goes.
+    oldest: u32,
+    next: u32,
+    /// Complete chains that the next used entry stands for.
+    group: Group,
 }
 
 /// Chains that one used entry stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Group {
     /// The youngest of them: the one that the entry names.
     pub(super) id: u16,
@@ -37,67 +41,88 @@ impl Order {
     /// A chain with `room` bytes in its device-writable part was taken.
     #[inline]
     pub(super) fn taken(&mut self, token: Token, room: u64) {
-        let Token { id, slots } = token;
-        self.queue.push_back(Entry {
-            id,
-            slots,
+        if self.next.wrapping_sub(self.oldest) as usize == self.entries.len() {
+            self.grow();
+        }
+        let at = self.at(self.next);
+        self.entries[at] = Entry {
             room,
-            written: None,
-        });
+            written: 0,
+            id: token.id,
+            slots: token.slots,
+            complete: false,
+        };
+        self.next = self.next.wrapping_add(1);
+    }
+
+    #[inline]
+    fn at(&self, number: u32) -> usize {
+        number as usize & (self.entries.len() - 1)
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        let size = (2 * self.entries.len()).max(16);
+        let mut larger = vec![Entry::default(); size];
+        let mut number = self.oldest;
+        while number != self.next {
+            larger[number as usize & (size - 1)] = self.entries[self.at(number)];
+            number = number.wrapping_add(1);
+        }
+        self.entries = larger.into_boxed_slice();
     }
 
     /// A chain is complete; the driver hears of it when all older ones are.
     #[inline]
     pub(super) fn completed(&mut self, id: u16, written: u32) {
-        // Most handlers keep the order themselves: then it is the first that is not ready.
-        let rest = self.queue.range_mut(self.ready..);
-        if let Some(entry) = rest
-            .into_iter()
-            .find(|entry| entry.id == id && entry.written.is_none())
-        {
-            entry.written = Some(written);
-        }
-        while self
-            .queue
-            .get(self.ready)
-            .is_some_and(|entry| entry.written.is_some())
-        {
-            self.ready += 1;
+        // Most handlers keep the order themselves: then it is the oldest.
+        let mut number = self.oldest;
+        while number != self.next {
+            let at = self.at(number);
+            let entry = &mut self.entries[at];
+            if entry.id == id && !entry.complete {
+                entry.written = written;
+                entry.complete = true;
+                return;
+            }
+            number = number.wrapping_add(1);
         }
     }
 
-    /// Chains that the driver has not been told of.
+    /// Chains that no used entry has been written for.
     pub(super) fn len(&self) -> usize {
-        self.queue.len()
+        self.next.wrapping_sub(self.oldest) as usize + usize::from(self.group.chains)
     }
 
-    /// The next chains to tell the driver of by one used entry.
+    /// The next chains to tell the driver of by one used entry; those that could still be joined by
+    /// younger ones only when it is time to `tell`.
     ///
     /// Those that an entry skips count as used completely, so a chain that was not written to its end
     /// is the last of its group.
     #[inline]
-    pub(super) fn next_group(&mut self) -> Option<Group> {
-        let mut group: Option<Group> = None;
-        while let Some(Entry {
-            id,
-            slots,
-            room,
-            written: Some(written),
-        }) = self.queue.front().copied()
-        {
-            let (before, chains) = group.map_or((0, 0), |group| (group.slots, group.chains));
-            group = Some(Group {
-                id,
-                slots: before + slots,
-                chains: chains + 1,
+    pub(super) fn next_group(&mut self, tell: bool) -> Option<Group> {
+        while self.oldest != self.next {
+            let Entry {
+                room,
                 written,
-            });
-            self.queue.pop_front();
-            self.ready -= 1;
-            if u64::from(written) != room {
+                id,
+                slots,
+                complete,
+            } = self.entries[self.at(self.oldest)];
+            if !complete {
                 break;
             }
+            self.oldest = self.oldest.wrapping_add(1);
+            self.group = Group {
+                id,
+                slots: self.group.slots + slots,
+                chains: self.group.chains + 1,
+                written,
+            };
+            if u64::from(written) != room {
+                return Some(std::mem::take(&mut self.group));
+            }
         }
-        group
+        (tell && self.group.chains > 0).then(|| std::mem::take(&mut self.group))
     }
 }

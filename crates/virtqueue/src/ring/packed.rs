@@ -52,6 +52,7 @@ pub struct PackedRing {
     quiet: bool,
     /// By buffer id; grows to the greatest id that the driver uses.
     ids: Vec<Held>,
+    nearby: Nearby,
     turn: u32,
     held: u32,
     /// Descriptors taken for which no used descriptor has been written.
@@ -114,6 +115,7 @@ impl PackedRing {
             moved: 0,
             quiet: false,
             ids: Vec::new(),
+            nearby: Nearby::default(),
             turn: 0,
             held: 0,
             busy: 0,
@@ -259,24 +261,66 @@ impl PackedRing {
     }
 
     /// Takes the chain at `self.next`, whose first descriptor is `head`.
-    #[inline]
+    #[inline(always)]
     fn take_one(
         &mut self,
         memory: &Snapshot,
-        nearby: &mut Nearby,
         parts: &Parts,
         batch: &mut Batch,
         head: Head,
     ) -> Result<(), Fault> {
-        let (token, walk) = self.walk(memory, nearby, parts, batch, head)?;
+        if head.flags & (INDIRECT | NEXT) == 0 {
+            // One buffer in one piece of memory, as most are: nothing to keep count of.
+            let (addr, write) = (parts.addr(self.next.offset), head.flags & WRITE != 0);
+            if let Some(segment) = memory.segment_nearby(self.nearby, addr, head.len, write) {
+                let token = Token {
+                    id: head.id,
+                    slots: 1,
+                };
+                let room = if write { u64::from(head.len) } else { 0 };
+                self.admit(memory, token, room)?;
+                batch.push_single(token, segment, write);
+                if memory.dirty_log().is_some() {
+                    self.log.remember(usize::from(token.id), batch);
+                }
+                return Ok(());
+            }
+        }
+        self.take_list(memory, parts, batch, head)
+    }
+
+    /// The same for any chain.
+    #[inline(never)]
+    fn take_list(
+        &mut self,
+        memory: &Snapshot,
+        parts: &Parts,
+        batch: &mut Batch,
+        head: Head,
+    ) -> Result<(), Fault> {
+        let mut nearby = self.nearby;
+        let (token, walk) = self.walk(memory, &mut nearby, parts, batch, head)?;
+        self.nearby = nearby;
+        self.admit(memory, token, walk.room())?;
+        walk.finish(batch, token);
+        if memory.dirty_log().is_some() {
+            self.log.remember(usize::from(token.id), batch);
+        }
+        Ok(())
+    }
+
+    /// Books a chain that begins at `self.next`.
+    #[inline(always)]
+    fn admit(&mut self, memory: &Snapshot, token: Token, room: u64) -> Result<(), Fault> {
         // A driver that flips flags back could make the same descriptors available again and again.
         if self.busy + u32::from(token.slots) > self.config.size {
-            let detail = format!("{} descriptors at offset {}", token.slots, self.next.offset);
-            return Err(Fault::new(Rule::PackedDescriptorInUse, detail));
+            return Err(Fault::with(Rule::PackedDescriptorInUse, || {
+                format!("{} descriptors at offset {}", token.slots, self.next.offset)
+            }));
         }
         let index = usize::from(token.id);
         if index >= self.ids.len() {
-            self.ids.resize(index + 1, Held::default());
+            self.more_ids(index);
         }
         let held = &mut self.ids[index];
         if held.slots != 0 {
@@ -284,17 +328,11 @@ impl PackedRing {
                 format!("buffer id {} is in use already", token.id)
             }));
         }
-        let logged = memory.dirty_log().is_some();
         *held = Held {
             turn: self.turn,
             slots: token.slots,
-            logged,
+            logged: memory.dirty_log().is_some(),
         };
-        let room = walk.room();
-        walk.finish(batch, token);
-        if logged {
-            self.log.remember(index, batch);
-        }
         if let Some(order) = &mut self.order {
             order.taken(token, room);
         }
@@ -303,6 +341,11 @@ impl PackedRing {
         self.busy += u32::from(token.slots);
         self.next = self.next.after(token.slots, self.config.size);
         Ok(())
+    }
+
+    #[cold]
+    fn more_ids(&mut self, index: usize) {
+        self.ids.resize(index + 1, Held::default());
     }
 
     /// Writes a used descriptor for `slots` descriptors.
@@ -334,7 +377,7 @@ impl PackedRing {
         let Some(parts) = self.parts(memory)? else {
             return Ok(None);
         };
-        while let Some(group) = self.order.as_mut().and_then(Order::next_group) {
+        while let Some(group) = self.order.as_mut().and_then(|order| order.next_group(true)) {
             self.write_used(memory, &parts, group.id, group.slots, group.written);
         }
         let Some((offset, head)) = self.withheld.take() else {
@@ -372,7 +415,6 @@ impl DeviceRing for PackedRing {
         let Some(parts) = self.parts(memory)? else {
             return Ok(0);
         };
-        let mut nearby = Nearby::default();
         for taken in 0..max {
             let head = wakeup::look_at_head(&parts, &self.barriers, self.next.offset);
             // A ring has no room for more, whatever its flags say: they may be flipped at any time.
@@ -380,7 +422,7 @@ impl DeviceRing for PackedRing {
             if !head.available_at(self.next) || full || batch.segment_count() >= BATCH_SEGMENTS {
                 return Ok(taken);
             }
-            if let Err(fault) = self.take_one(memory, &mut nearby, &parts, batch, head) {
+            if let Err(fault) = self.take_one(memory, &parts, batch, head) {
                 batch.abandon_chain();
                 let fault = self.fault(fault);
                 return if taken > 0 { Ok(taken) } else { Err(fault) };
@@ -410,7 +452,12 @@ impl DeviceRing for PackedRing {
                 .written(memory, usize::from(token.id), held.logged, written);
         }
         match &mut self.order {
-            Some(order) => order.completed(token.id, written),
+            Some(order) => {
+                order.completed(token.id, written);
+                while let Some(group) = self.order.as_mut().and_then(|order| order.next_group(false)) {
+                    self.write_used(memory, &parts, group.id, group.slots, group.written);
+                }
+            }
             None => self.write_used(memory, &parts, token.id, held.slots, written),
         }
         Ok(())

@@ -39,6 +39,7 @@ pub struct SplitRing {
     quiet: bool,
     /// By head: the position at which it was taken, and whether it is held.
     state: Box<[u32]>,
+    nearby: Nearby,
     held: u32,
     broken: Option<Fault>,
 }
@@ -90,6 +91,7 @@ impl SplitRing {
             published: 0,
             quiet: false,
             state: vec![0; size as usize].into_boxed_slice(),
+            nearby: Nearby::default(),
             held: 0,
             broken: None,
         })
@@ -168,14 +170,8 @@ impl SplitRing {
     }
 
     /// Takes the chain that the driver put at `self.next`.
-    #[inline]
-    fn take_one(
-        &mut self,
-        memory: &Snapshot,
-        nearby: &mut Nearby,
-        parts: &Parts,
-        batch: &mut Batch,
-    ) -> Result<(), Fault> {
+    #[inline(always)]
+    fn take_one(&mut self, memory: &Snapshot, parts: &Parts, batch: &mut Batch) -> Result<(), Fault> {
         let head = parts.available_entry(self.next & self.mask);
         let size = self.config.size;
         match self.state.get(usize::from(head)) {
@@ -198,10 +194,11 @@ impl SplitRing {
         {
             // Chains that are complete, but not told of yet for the sake of their order, are not the
             // driver's to offer again.
-            let detail = format!("{size} chains are not used yet");
-            return Err(Fault::new(Rule::AvailableIndex, detail));
+            return Err(Fault::with(Rule::AvailableIndex, || {
+                format!("{size} chains are not used yet")
+            }));
         }
-        let room = self.walk(memory, nearby, parts, batch, head)?;
+        let room = self.walk_from(memory, parts, batch, head)?;
         if let Some(order) = &mut self.order {
             order.taken(Token { id: head, slots: 1 }, room);
         }
@@ -209,6 +206,31 @@ impl SplitRing {
         self.held += 1;
         self.next = self.next.wrapping_add(1);
         Ok(())
+    }
+
+    /// Walks the chain at `head`, which is less than the size, into `batch`; returns its room.
+    #[inline(always)]
+    fn walk_from(
+        &mut self,
+        memory: &Snapshot,
+        parts: &Parts,
+        batch: &mut Batch,
+        head: u16,
+    ) -> Result<u64, Fault> {
+        let descriptor = parts.descriptor(head);
+        if descriptor.flags & (layout::INDIRECT | layout::NEXT) == 0 {
+            // One buffer in one piece of memory, as most are: nothing to keep count of.
+            let write = descriptor.flags & layout::WRITE != 0;
+            let found = memory.segment_nearby(self.nearby, descriptor.addr, descriptor.len, write);
+            if let Some(segment) = found {
+                batch.push_single(Token { id: head, slots: 1 }, segment, write);
+                return Ok(if write { u64::from(descriptor.len) } else { 0 });
+            }
+        }
+        let mut nearby = self.nearby;
+        let room = self.walk(memory, &mut nearby, parts, batch, head)?;
+        self.nearby = nearby;
+        Ok(room)
     }
 
     /// Reports what was written into a chain's buffers. Its descriptors are still the driver's
@@ -268,12 +290,11 @@ impl DeviceRing for SplitRing {
             self.available = index;
         }
         let wanted = usize::from(ready).min(max);
-        let mut nearby = Nearby::default();
         for taken in 0..wanted {
             if batch.segment_count() >= BATCH_SEGMENTS {
                 return Ok(taken);
             }
-            if let Err(fault) = self.take_one(memory, &mut nearby, &parts, batch) {
+            if let Err(fault) = self.take_one(memory, &parts, batch) {
                 batch.abandon_chain();
                 let fault = self.fault(fault);
                 return if taken > 0 { Ok(taken) } else { Err(fault) };
@@ -302,7 +323,12 @@ impl DeviceRing for SplitRing {
             self.log_buffers(memory, &parts, token.id, written);
         }
         match &mut self.order {
-            Some(order) => order.completed(token.id, written),
+            Some(order) => {
+                order.completed(token.id, written);
+                while let Some(group) = self.order.as_mut().and_then(|order| order.next_group(false)) {
+                    self.write_used(memory, &parts, group.id, group.chains, group.written);
+                }
+            }
             None => self.write_used(memory, &parts, token.id, 1, written),
         }
         Ok(())
@@ -390,7 +416,7 @@ impl SplitRing {
         let Some(parts) = self.parts(memory)? else {
             return Ok(None);
         };
-        while let Some(group) = self.order.as_mut().and_then(Order::next_group) {
+        while let Some(group) = self.order.as_mut().and_then(|order| order.next_group(true)) {
             self.write_used(memory, &parts, group.id, group.chains, group.written);
         }
         let (old, new) = (self.published, self.used);
