@@ -25,7 +25,7 @@ def test_the_demonstration_holds(monitor: Monitor) -> None:
     assert recorder.steps[-1][0] == "Looking at the image from the host"
     assert len(outcome.checksum) == 64
 
-    block, other = outcome.traffic
+    block, *others = outcome.traffic
     assert {"VIRTIO_BLK_F_FLUSH", "VIRTIO_F_EVENT_IDX", "VIRTIO_F_RING_PACKED"} <= set(block.features)
     # All data went through the queue once in each direction, in requests that say so.
     assert block.bytes_from_driver >= demo.FILE_SIZE
@@ -34,5 +34,5 @@ def test_the_demonstration_holds(monitor: Monitor) -> None:
     assert block.kicks > 0
     assert 0 < block.interrupts <= block.requests
 
-    assert other.device == ("console" if monitor == "uml" else "entropy")
-    assert other.bytes_to_driver >= 13
+    assert ("console" if monitor == "uml" else "entropy") in [other.device for other in others]
+    assert all(other.bytes_to_driver >= 13 for other in others)

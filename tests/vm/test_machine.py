@@ -1,5 +1,7 @@
 """The process around a guest, shown with a shell in the guest's place: all of it always ends."""
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -87,6 +89,24 @@ def test_helpers_do_not_outlive_a_leader_that_ends() -> None:
     while alive(child) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not alive(child)
+
+
+def test_it_does_not_outlive_the_process_that_started_it() -> None:
+    program = (
+        "import sys, time; from virtio.vm.machine import Machine;"
+        "machine = Machine(['/bin/sh', '-c', 'sleep 30 & echo $!; wait']);"
+        "print(machine.receive_until(b'\\n', 10).decode(), machine.pid, flush=True); time.sleep(30)"
+    )
+    owner = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    pids = [int(word) for word in owner.stdout.readline().split()]
+    assert all(alive(pid) for pid in pids)
+    owner.kill()  # nothing that could be caught
+    owner.communicate(timeout=10)
+    deadline = time.monotonic() + 5
+    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not any(alive(pid) for pid in pids)
 
 
 def test_the_time_limit_ends_it_without_anyone_waiting() -> None:

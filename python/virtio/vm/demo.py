@@ -21,7 +21,7 @@ from virtio.vm.boot import boot
 from virtio.vm.guest import Guest, Monitor
 from virtio.vm.initramfs import find_busybox, find_program
 from virtio.vm.kernel import qemu_kernel, uml_kernel
-from virtio.vm.qemu import qemu_program
+from virtio.vm.qemu import can_attach, qemu_program
 
 MIB = 1 << 20
 DISK_SIZE = 256 * MIB
@@ -79,10 +79,13 @@ def demonstrate(monitor: Monitor, report: Report, *, kernel: Path | None = None)
             file.truncate(DISK_SIZE)
         disk = BlockDevice(image, name="block", serial="pyvirtio-demo")
         devices: list[Device] = [disk]
-        # Each gets what it can attach and has a driver for: UML's kernel has none for entropy, and QEMU
-        # before 11.1 cannot attach a console.
-        console = ConsoleDevice(heard.put, name="console") if monitor == "uml" else None
-        devices.append(console if console is not None else EntropyDevice(name="entropy"))
+        # QEMU before 11.1 cannot attach a console, and UML's kernel has no driver for entropy.
+        console: ConsoleDevice | None = None
+        if monitor == "uml" or can_attach(ConsoleDevice.spec.DEVICE.id):
+            console = ConsoleDevice(heard.put, name="console")
+            devices.append(console)
+        if monitor == "qemu":
+            devices.append(EntropyDevice(name="entropy"))
         try:
             names = ", ".join(device.type.name for device in devices)
             report.begin(f"Booting Linux, with our {names}")
@@ -92,7 +95,7 @@ def demonstrate(monitor: Monitor, report: Report, *, kernel: Path | None = None)
                 report.done(f"Linux {release} runs after {time.monotonic() - start:.1f} s")
                 if console is not None:
                     _talk(guest, console, heard, report)
-                else:
+                if monitor == "qemu":
                     _draw(guest, report)
                 checksum, write_rate, read_rate = _use_disk(guest, report)
                 traffic = tuple(_traffic(device) for device in devices)

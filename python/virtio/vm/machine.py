@@ -16,6 +16,14 @@ from virtio.errors import Error
 CONSOLE_LIMIT = 64 << 20
 _LOG_LIMIT = 64 << 10
 _TAIL_LINES = 25
+#: Runs the command that follows, with a companion in its process group that reads from a pipe of ours. That ends
+#: when we are gone, however that came about, and then the companion takes the group with it.
+_GUARDED = (
+    "/bin/sh",
+    "-c",
+    'guard=$1; shift; (read -r _ </proc/self/fd/$guard; kill -KILL 0) </dev/null >/dev/null 2>&1 & exec "$@"',
+    "guest",
+)
 
 
 class GuestError(Error):
@@ -39,13 +47,21 @@ class Machine:
 
     def __init__(self, command: Sequence[str | Path], *, timeout: float | None = None) -> None:
         """Start ``command``."""
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        guard, self._guard = os.pipe()
+        try:
+            self._process = subprocess.Popen(
+                [*_GUARDED, str(guard), *command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=[guard],
+            )
+        except BaseException:
+            os.close(self._guard)
+            raise
+        finally:
+            os.close(guard)
         self._changed = threading.Condition()
         self._received = bytearray()
         self._log = bytearray()
@@ -166,6 +182,7 @@ class Machine:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._process.pid, signal.SIGKILL)
                 self._process.wait()
+                os.close(self._guard)
                 self._gone = True
         if self._watchdog is not None:
             self._watchdog.cancel()
