@@ -1,22 +1,18 @@
 """The split ring's memory: where its parts lie and how each field is accessed (2.7).
 
-Both ends of the model stand on this. Fields that the other end polls are read and written by one 16-bit
-access: a Python store such as :func:`struct.pack_into` clears its destination first, and a peer on another
-processor sees that.
+Both ends of the model stand on this, and the packed ring takes the terms from here that it shares.
 """
 
 from __future__ import annotations
 
 import struct
-import sys
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, TypedDict
 
-from virtio.errors import ConfigurationError, ProtocolError
+from virtio.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
+    from virtio.queue.model.shared import SharedMemory
 
 NEXT: Final = 1
 """VIRTQ_DESC_F_NEXT: the chain goes on at ``next`` (2.7.5)."""
@@ -32,16 +28,10 @@ INDIRECT_DESC: Final = 1 << 28
 """VIRTIO_F_INDIRECT_DESC (6)."""
 EVENT_IDX: Final = 1 << 29
 """VIRTIO_F_EVENT_IDX (6)."""
+IN_ORDER: Final = 1 << 35
+"""VIRTIO_F_IN_ORDER (6)."""
 
 _DESCRIPTOR = struct.Struct("<QIHH")
-_BIG_ENDIAN = sys.byteorder == "big"
-_FENCE = threading.Lock()
-
-
-def fence() -> None:
-    """Order earlier stores before later loads: a locked operation is what Python has for it."""
-    with _FENCE:
-        pass
 
 
 def passed(event: int, new: int, old: int) -> bool:
@@ -102,135 +92,117 @@ class SplitLayout:
 
 
 class SplitRing:
-    """The fields of a split ring in memory; no behaviour.
+    """The fields of a split ring in memory; no behaviour."""
 
-    ``memory`` is any writable buffer, ``start`` the address of its first byte.
-    """
-
-    def __init__(self, memory: Buffer, layout: SplitLayout, start: int = 0) -> None:
+    def __init__(self, memory: SharedMemory, layout: SplitLayout) -> None:
         """Look at the ring that lies in ``memory`` as ``layout`` says."""
-        self.memory = memoryview(memory).cast("B")
+        self.memory = memory
         self.layout = layout
         self.size = layout.size
-        self.start = start
-        if layout.descriptors < start or layout.end > start + len(self.memory):
+        if layout.descriptors < memory.start or layout.end > memory.start + len(memory):
             raise ConfigurationError("the ring does not lie in this memory")
-        self._available = self._halves(layout.available, 3 + layout.size)
-        self._used = self._halves(layout.used, 3 + 4 * layout.size)
-        self._entries = self.memory[layout.used + 4 - start :][: 8 * layout.size].cast("I")
+        self._used_event = layout.available + 4 + 2 * layout.size
+        self._available_event = layout.used + 4 + 8 * layout.size
 
     def close(self) -> None:
         """Let go of the memory."""
-        for view in (self._available, self._used, self._entries, self.memory):
-            view.release()
-
-    def _halves(self, address: int, count: int) -> memoryview:
-        return self.memory[address - self.start :][: 2 * count].cast("H")
-
-    # --- bytes anywhere
+        self.memory.close()
 
     def bytes_at(self, address: int, length: int) -> memoryview:
         """Return the bytes at an address; :exc:`~virtio.ProtocolError` if they are not all in memory."""
-        offset = address - self.start
-        if offset < 0 or offset + length > len(self.memory):
-            raise ProtocolError(f"{length} bytes at {address:#x} are not guest memory", "2.7.5")
-        return self.memory[offset : offset + length]
+        return self.memory.view(address, length)
 
     # --- descriptor table (2.7.5)
 
     def descriptor(self, index: int, table: int | None = None) -> Descriptor:
         """Read entry ``index`` of the descriptor table, or of the indirect table at address ``table``."""
-        place = (self.layout.descriptors if table is None else table) + 16 * index
-        return Descriptor(*_DESCRIPTOR.unpack(self.bytes_at(place, 16)))
+        if table is None:
+            data = self.memory.load(self.layout.descriptors + 16 * index, 16, "descriptor")
+        else:
+            data = self.memory.load(table + 16 * index, 16, "table")
+        return Descriptor(*_DESCRIPTOR.unpack(data))
 
     def set_descriptor(self, index: int, value: Descriptor, table: int | None = None) -> None:
         """Write an entry; nobody looks at it before an index is published."""
-        place = (self.layout.descriptors if table is None else table) + 16 * index
-        self.bytes_at(place, 16)[:] = _DESCRIPTOR.pack(*value)
+        if table is None:
+            place = self.layout.descriptors + 16 * index
+            self.memory.store(place, _DESCRIPTOR.pack(*value), "descriptor")
+        else:
+            self.memory.store(table + 16 * index, _DESCRIPTOR.pack(*value), "table")
 
     # --- available ring (2.7.6): flags, idx, ring[size], used_event
 
     @property
     def available_flags(self) -> int:
         """``avail.flags``."""
-        return _half(self._available[0])
+        return self.memory.load16(self.layout.available, "event")
 
     @available_flags.setter
     def available_flags(self, value: int) -> None:
-        self._available[0] = _half(value)
+        self.memory.store16(self.layout.available, value, "event")
 
     @property
     def available_index(self) -> int:
         """``avail.idx``: free-running."""
-        return _half(self._available[1])
+        return self.memory.load16(self.layout.available + 2, "index")
 
     @available_index.setter
     def available_index(self, value: int) -> None:
-        self._available[1] = _half(value & 0xFFFF)
+        self.memory.store16(self.layout.available + 2, value, "index")
 
     def available_entry(self, index: int) -> int:
         """Return the head at free-running ``index``."""
-        return _half(self._available[2 + index % self.size])
+        return self.memory.load16(self.layout.available + 4 + 2 * (index % self.size), "available")
 
     def set_available_entry(self, index: int, head: int) -> None:
         """Put a head at free-running ``index``."""
-        self._available[2 + index % self.size] = _half(head)
+        self.memory.store16(self.layout.available + 4 + 2 * (index % self.size), head, "available")
 
     @property
     def used_event(self) -> int:
         """``avail.used_event``: the driver wants a notification once the used index goes over it (2.7.7)."""
-        return _half(self._available[2 + self.size])
+        return self.memory.load16(self._used_event, "event")
 
     @used_event.setter
     def used_event(self, value: int) -> None:
-        self._available[2 + self.size] = _half(value & 0xFFFF)
+        self.memory.store16(self._used_event, value, "event")
 
     # --- used ring (2.7.8): flags, idx, ring[size] of (id, len), avail_event
 
     @property
     def used_flags(self) -> int:
         """``used.flags``."""
-        return _half(self._used[0])
+        return self.memory.load16(self.layout.used, "event")
 
     @used_flags.setter
     def used_flags(self, value: int) -> None:
-        self._used[0] = _half(value)
+        self.memory.store16(self.layout.used, value, "event")
 
     @property
     def used_index(self) -> int:
         """``used.idx``: free-running."""
-        return _half(self._used[1])
+        return self.memory.load16(self.layout.used + 2, "index")
 
     @used_index.setter
     def used_index(self, value: int) -> None:
-        self._used[1] = _half(value & 0xFFFF)
+        self.memory.store16(self.layout.used + 2, value, "index")
 
     def used_entry(self, index: int) -> tuple[int, int]:
         """Return ``(id, len)`` at free-running ``index``."""
-        slot = 2 * (index % self.size)
-        return _word(self._entries[slot]), _word(self._entries[slot + 1])
+        data = self.memory.load(self.layout.used + 4 + 8 * (index % self.size), 8, "used")
+        return int.from_bytes(data[:4], "little"), int.from_bytes(data[4:], "little")
 
     def set_used_entry(self, index: int, head: int, length: int) -> None:
         """Put ``(id, len)`` at free-running ``index``."""
-        slot = 2 * (index % self.size)
-        self._entries[slot] = _word(head)
-        self._entries[slot + 1] = _word(length)
+        place = self.layout.used + 4 + 8 * (index % self.size)
+        self.memory.store32(place, head, "used")
+        self.memory.store32(place + 4, length, "used")
 
     @property
     def available_event(self) -> int:
         """``used.avail_event``: the device wants a kick once the available index goes over it (2.7.10)."""
-        return _half(self._used[2 + 4 * self.size])
+        return self.memory.load16(self._available_event, "event")
 
     @available_event.setter
     def available_event(self, value: int) -> None:
-        self._used[2 + 4 * self.size] = _half(value & 0xFFFF)
-
-
-def _half(value: int) -> int:
-    """Turn a 16-bit value between host order and the ring's little-endian order."""
-    return int.from_bytes(value.to_bytes(2, "little"), "big") if _BIG_ENDIAN else value
-
-
-def _word(value: int) -> int:
-    """Turn a 32-bit value likewise."""
-    return int.from_bytes(value.to_bytes(4, "little"), "big") if _BIG_ENDIAN else value
+        self.memory.store16(self._available_event, value, "event")

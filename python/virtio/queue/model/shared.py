@@ -21,21 +21,19 @@ if TYPE_CHECKING:
 _BIG_ENDIAN: Final = sys.byteorder == "big"
 _FENCE: Final = threading.Lock()
 
-
-def fence() -> None:
-    """Order earlier stores before later loads: a locked operation is what Python has for it."""
-    with _FENCE:
-        pass
+FENCE: Final = "fence"
+"""The :attr:`Touch.part` of a fence, which has no address."""
 
 
 @dataclass(frozen=True, slots=True)
 class Touch:
-    """One access to shared memory."""
+    """One access to shared memory, or a fence between two."""
 
     end: str
     """``"driver"`` or ``"device"``."""
     part: str
-    """What lies there: ``"descriptor"``, ``"available"``, ``"used"``, ``"table"``, ``"event"``."""
+    """What lies there: ``"descriptor"``, ``"table"``, ``"available"`` or ``"used"`` (entries of those rings),
+    ``"index"``, ``"event"`` (what asks for notifications, flags or index), ``"fence"``."""
     address: int
     size: int
     write: bool
@@ -45,7 +43,7 @@ class SharedMemory:
     """Guest memory as one end of a ring sees it, by address.
 
     ``memory`` is any writable buffer, ``start`` the address of its first byte. ``observer``, if given, is
-    told of each access.
+    told of each access to a ring, before it happens. What lies in buffers is not observed.
     """
 
     def __init__(
@@ -66,6 +64,7 @@ class SharedMemory:
         even = len(self.bytes) // 8 * 8
         self._halves = self.bytes[:even].cast("H")
         self._words = self.bytes[:even].cast("I")
+        self._doubles = self.bytes[:even].cast("Q")
 
     def __len__(self) -> int:
         """Size in bytes."""
@@ -73,7 +72,7 @@ class SharedMemory:
 
     def close(self) -> None:
         """Let go of the memory."""
-        for view in (self._halves, self._words, self.bytes):
+        for view in (self._halves, self._words, self._doubles, self.bytes):
             view.release()
 
     def _offset(self, address: int, size: int, part: str, write: bool) -> int:
@@ -95,20 +94,51 @@ class SharedMemory:
         offset = self._offset(address, 2, part, True)
         self._halves[offset // 2] = _swapped(value, 2) if _BIG_ENDIAN else value
 
-    def load32(self, address: int, part: str = "") -> int:
-        """Read a little-endian 32-bit field in one access; ``address`` is a multiple of 4."""
-        value: int = self._words[self._offset(address, 4, part, False) // 4]
-        return _swapped(value, 4) if _BIG_ENDIAN else value
-
     def store32(self, address: int, value: int, part: str = "") -> None:
         """Write a little-endian 32-bit field in one access; ``address`` is a multiple of 4."""
         offset = self._offset(address, 4, part, True)
         self._words[offset // 4] = _swapped(value, 4) if _BIG_ENDIAN else value
 
-    def view(self, address: int, size: int, part: str = "", *, write: bool = False) -> memoryview:
-        """Return the bytes at ``address``; :exc:`~virtio.ProtocolError` if they are not all in memory."""
-        offset = self._offset(address, size, part, write)
+    def load64(self, address: int, part: str = "") -> int:
+        """Read a little-endian 64-bit field in one access; ``address`` is a multiple of 8."""
+        value: int = self._doubles[self._offset(address, 8, part, False) // 8]
+        return _swapped(value, 8) if _BIG_ENDIAN else value
+
+    def store64(self, address: int, value: int, part: str = "") -> None:
+        """Write a little-endian 64-bit field in one access; ``address`` is a multiple of 8."""
+        offset = self._offset(address, 8, part, True)
+        self._doubles[offset // 8] = _swapped(value, 8) if _BIG_ENDIAN else value
+
+    def load(self, address: int, size: int, part: str = "") -> bytes:
+        """Copy bytes that the other end has promised not to change meanwhile."""
+        offset = self._offset(address, size, part, False)
+        return bytes(self.bytes[offset : offset + size])
+
+    def store(self, address: int, data: bytes, part: str = "") -> None:
+        """Write bytes that the other end does not look at yet."""
+        offset = self._offset(address, len(data), part, True)
+        self.bytes[offset : offset + len(data)] = data
+
+    def view(self, address: int, size: int) -> memoryview:
+        """Return the bytes of a buffer; :exc:`~virtio.ProtocolError` if they are not all in memory."""
+        offset = self._offset(address, size, "", False)
         return self.bytes[offset : offset + size]
+
+    def fence(self) -> None:
+        """Order all earlier accesses before all later ones: Python has a locked operation for it."""
+        if self.observer is not None:
+            self.observer(Touch(self.end, FENCE, 0, 0, False))
+        with _FENCE:
+            pass
+
+
+def shared(
+    memory: Buffer | SharedMemory, start: int, end: str, observer: Callable[[Touch], object] | None
+) -> SharedMemory:
+    """Return ``memory`` as one end sees it, unless that is what it is already."""
+    if isinstance(memory, SharedMemory):
+        return memory
+    return SharedMemory(memory, start, end=end, observer=observer)
 
 
 def _swapped(value: int, size: int) -> int:

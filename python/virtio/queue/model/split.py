@@ -6,13 +6,13 @@ driver's end also drives devices where there is no guest. Neither end is safe to
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from virtio.errors import ConfigurationError, ProtocolError
-from virtio.queue.model.allocator import Allocator
+from virtio.queue.model.buffers import Buffers, InOrder, ModelChain, Placed, Used
 from virtio.queue.model.ring import (
     EVENT_IDX,
+    IN_ORDER,
     INDIRECT,
     INDIRECT_DESC,
     NEXT,
@@ -23,32 +23,16 @@ from virtio.queue.model.ring import (
     Descriptor,
     SplitLayout,
     SplitRing,
-    fence,
     passed,
 )
+from virtio.queue.model.shared import SharedMemory, shared
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from typing_extensions import Buffer
 
-
-class Used(NamedTuple):
-    """A buffer that the device gave back."""
-
-    head: int
-    """What :meth:`SplitDriver.add` returned for it."""
-    written: int
-    """Bytes that the device wrote into the device-writable part."""
-
-
-@dataclass
-class _Buffer:
-    """A buffer that the driver exposed: what to take back when it is used."""
-
-    descriptors: list[int] = field(default_factory=list)
-    allocations: list[int] = field(default_factory=list)
-    writable: list[tuple[int, int]] = field(default_factory=list)
+    from virtio.queue.model.shared import Touch
 
 
 class SplitDriver:
@@ -60,29 +44,33 @@ class SplitDriver:
 
     def __init__(
         self,
-        memory: Buffer,
+        memory: Buffer | SharedMemory,
         address: int,
         size: int,
         features: int = 0,
         *,
         start: int = 0,
         end: int | None = None,
+        observer: Callable[[Touch], object] | None = None,
     ) -> None:
         """Lay out an empty ring, with the index fields at 0 as 2.7.10.1 demands."""
-        self.layout = SplitLayout.at(address, size)
-        self.ring = SplitRing(memory, self.layout, start)
-        self.size = size
+        self.memory = shared(memory, start, "driver", observer)
         self.features = features
-        self.allocator = Allocator(self.layout.end, start + len(self.ring.memory) if end is None else end)
-        self._free = list(range(size))
-        self._buffers: dict[int, _Buffer] = {}
-        self._returned: dict[int, _Buffer] = {}
+        self.layout = SplitLayout.at(address, size)
+        self.buffers = Buffers(self.memory, self.layout.end, end)
+        self._enable(self.layout)
+
+    def _enable(self, layout: SplitLayout) -> None:
+        self.layout = layout
+        self.size = layout.size
+        self.ring = SplitRing(self.memory, layout)
+        self._free = list(range(self.size))
         self._next_available = 0
+        self._published = 0
         self._next_used = 0
         self._kicked = 0
-        self.ring.bytes_at(self.layout.descriptors, self.layout.end - self.layout.descriptors)[:] = bytes(
-            self.layout.end - self.layout.descriptors
-        )
+        span = layout.end - layout.descriptors
+        self.memory.view(layout.descriptors, span)[:] = bytes(span)
 
     @property
     def addresses(self) -> Addresses:
@@ -92,7 +80,7 @@ class SplitDriver:
     @property
     def outstanding(self) -> int:
         """Buffers that were added and not yet polled as used."""
-        return len(self._buffers)
+        return len(self.buffers.out)
 
     @property
     def free_descriptors(self) -> int:
@@ -115,73 +103,59 @@ class SplitDriver:
         does not see the buffer before :meth:`publish`. Raises :exc:`~virtio.ConfigurationError` if the ring
         or the memory has no room.
         """
-        elements = [(item, 0) for item in readable] + [(item, WRITE) for item in writable]
-        direct = len(elements) if indirect_after is None else indirect_after
-        if not elements or not 0 <= direct <= len(elements):
+        elements = len(readable) + len(writable)
+        direct = elements if indirect_after is None else indirect_after
+        if not elements or not 0 <= direct <= elements:
             raise ConfigurationError("a buffer has at least one element")
-        indirect = direct < len(elements)
+        indirect = direct < elements
         if indirect and not self.features & INDIRECT_DESC:
             raise ConfigurationError("indirect descriptors were not negotiated")
         if direct + indirect > len(self._free):
             raise ConfigurationError(f"no {direct + indirect} free descriptors")
         # 2.7.5.3.1: a chain is never longer than the queue, however it is written down.
-        if len(elements) > self.size:
-            raise ConfigurationError(f"{len(elements)} elements are more than the queue size {self.size}")
+        if elements > self.size:
+            raise ConfigurationError(f"{elements} elements are more than the queue size {self.size}")
 
-        buffer = _Buffer()
-        try:
-            placed = [self._place(buffer, item, flags) for item, flags in elements]
-            table = self._take(buffer, 16 * (len(placed) - direct)) if indirect else 0
-        except ConfigurationError:
-            for address in buffer.allocations:
-                self.allocator.free(address)
-            raise
-
-        chain = placed[:direct]
-        if indirect:
-            for index, entry in enumerate(placed[direct:]):
-                last = index == len(placed) - direct - 1
-                linked = entry if last else entry._replace(flags=entry.flags | NEXT, next=index + 1)
-                self.ring.set_descriptor(index, linked, table)
-            # 2.7.5.3.1: INDIRECT and NEXT never together, so the table comes last.
-            chain.append(Descriptor(table, 16 * (len(placed) - direct), INDIRECT))
-        buffer.descriptors = [self._free.pop(0) for _ in chain]
-        for position, (index, entry) in enumerate(zip(buffer.descriptors, chain, strict=True)):
+        placed = self.buffers.place(readable, writable, direct if indirect else None)
+        chain = self._chain(placed, direct)
+        placed.descriptors = [self._free.pop(0) for _ in chain]
+        for position, (index, entry) in enumerate(zip(placed.descriptors, chain, strict=True)):
             if position + 1 < len(chain):
-                following = buffer.descriptors[position + 1]
+                following = placed.descriptors[position + 1]
                 entry = entry._replace(flags=entry.flags | NEXT, next=following)
             self.ring.set_descriptor(index, entry)
 
-        head = buffer.descriptors[0]
-        self._buffers[head] = buffer
-        self._returned.pop(head, None)
+        head = placed.descriptors[0]
+        self.buffers.lend(head, placed)
         self.ring.set_available_entry(self._next_available, head)
         self._next_available = (self._next_available + 1) & 0xFFFF
         return head
 
-    def _take(self, buffer: _Buffer, size: int) -> int:
-        address = self.allocator.take(size)
-        buffer.allocations.append(address)
-        return address
-
-    def _place(self, buffer: _Buffer, item: bytes | int, flags: int) -> Descriptor:
-        data = bytes(item)
-        address = self._take(buffer, len(data))
-        self.ring.bytes_at(address, len(data))[:] = data
-        if flags & WRITE:
-            buffer.writable.append((address, len(data)))
-        return Descriptor(address, len(data), flags)
+    def _chain(self, placed: Placed, direct: int) -> list[Descriptor]:
+        """Make descriptors of a buffer, not linked yet, and write its indirect table."""
+        entries = [Descriptor(*element) for element in placed.elements]
+        if placed.table is None:
+            return entries
+        inside = entries[direct:]
+        for index, entry in enumerate(inside):
+            # 2.7.5.3.1: in a table next takes the values 1, 2, ...
+            if index + 1 < len(inside):
+                entry = entry._replace(flags=entry.flags | NEXT, next=index + 1)
+            self.ring.set_descriptor(index, entry, placed.table)
+        # 2.7.5.3.1: INDIRECT and NEXT never together, so the table comes last.
+        return [*entries[:direct], Descriptor(placed.table, 16 * len(inside), INDIRECT)]
 
     def publish(self) -> None:
         """Show the device all buffers that were added (2.7.13.3)."""
-        fence()
-        self.ring.available_index = self._next_available
+        self.memory.fence()
+        self.ring.available_index = self._published = self._next_available
 
     def needs_kick(self) -> bool:
         """Return whether the device wants a notification of what was published since the last call
         (2.7.10.1)."""
-        fence()
-        old, new = self._kicked, self.ring.available_index
+        # 2.7.13.4: the index is there before it is looked at what the device wants.
+        self.memory.fence()
+        old, new = self._kicked, self._published
         self._kicked = new
         if old == new:
             return False
@@ -189,35 +163,50 @@ class SplitDriver:
             return passed(self.ring.available_event, new, old)
         return not self.ring.used_flags & NO_NOTIFY
 
+    @property
+    def notification_data(self) -> int:
+        """``next_off`` and ``next_wrap`` as VIRTIO_F_NOTIFICATION_DATA sends them: the available index
+        (2.9)."""
+        return self._published
+
     def poll_used(self) -> list[Used]:
         """Take back what the device has used (2.7.14).
 
-        Raises :exc:`~virtio.ProtocolError` for a used entry that names no outstanding buffer or a length
-        greater than its device-writable part (2.7.8.2).
+        Raises :exc:`~virtio.ProtocolError` for a used entry that names no outstanding buffer, one that stands
+        for more than were used, or a length greater than the device-writable part (2.7.8.2).
         """
-        found = []
+        found: list[Used] = []
         index = self.ring.used_index
-        fence()
-        while self._next_used != index:
+        self.memory.fence()
+        while ready := (index - self._next_used) & 0xFFFF:
             head, written = self.ring.used_entry(self._next_used)
-            buffer = self._buffers.pop(head, None)
-            if buffer is None:
+            if head not in self.buffers.out:
                 raise ProtocolError(f"used entry names {head}, which is not outstanding", "2.7.8")
-            self._next_used = (self._next_used + 1) & 0xFFFF
-            self._free.extend(buffer.descriptors)
-            for address in buffer.allocations:
-                self.allocator.free(address)
-            self._returned[head] = buffer
-            room = sum(length for _, length in buffer.writable)
-            if written > room:
-                raise ProtocolError(f"{written} bytes written into a buffer of {room}", "2.7.8.2")
-            found.append(Used(head, written))
+            if self.features & IN_ORDER:
+                # 2.7.9: the entry stands for all up to the one it names; the older ones were used completely.
+                *skipped, _ = self.buffers.until(head)
+                if len(skipped) >= ready:
+                    raise ProtocolError(f"used entry names {head}, out of order", "2.7.9")
+                found += [self._take_back(older, None) for older in skipped]
+            found.append(self._take_back(head, written))
         return found
+
+    def _take_back(self, head: int, written: int | None) -> Used:
+        placed = self.buffers.take_back(head)
+        self._next_used = (self._next_used + 1) & 0xFFFF
+        if self.features & IN_ORDER:
+            # 2.7.5: descriptors are used in ring order, so those that come back are the last to be used.
+            self._free += placed.descriptors
+        else:
+            # What was used last is still in the cache.
+            self._free[:0] = placed.descriptors
+        if written is not None and written > placed.room:
+            raise ProtocolError(f"{written} bytes written into a buffer of {placed.room}", "2.7.8.2")
+        return Used(head, placed.room if written is None else written)
 
     def data(self, head: int) -> bytes:
         """Return the device-writable part of a buffer; of a used one only until something is added."""
-        buffer = self._buffers.get(head) or self._returned[head]
-        return b"".join(self.ring.bytes_at(address, length) for address, length in buffer.writable)
+        return self.buffers.data(head)
 
     def enable_interrupts(self) -> bool:
         """Ask for a notification of the next used buffer; True: there is one already (2.7.7.1, 2.7.14)."""
@@ -225,7 +214,7 @@ class SplitDriver:
             self.ring.used_event = self._next_used
         else:
             self.ring.available_flags = 0
-        fence()
+        self.memory.fence()
         return self.ring.used_index != self._next_used
 
     def disable_interrupts(self) -> None:
@@ -236,23 +225,21 @@ class SplitDriver:
         else:
             self.ring.available_flags = NO_INTERRUPT
 
+    def reset(self, size: int | None = None) -> list[int]:
+        """Begin anew with an empty ring, of another size if one is given (2.6.1).
+
+        The device has confirmed that the queue is reset, so all buffers that it had are the driver's again,
+        unused: their heads are returned.
+        """
+        unused = list(self.buffers.out)
+        layout = SplitLayout.at(self.layout.descriptors, self.size if size is None else size)
+        self.buffers.clear(layout.end)
+        self._enable(layout)
+        return unused
+
     def close(self) -> None:
         """Let go of the memory."""
-        self.ring.close()
-
-
-@dataclass(frozen=True)
-class ModelChain:
-    """A buffer as the device sees it: addresses and lengths."""
-
-    head: int
-    readable: tuple[tuple[int, int], ...]
-    writable: tuple[tuple[int, int], ...]
-
-    @property
-    def room(self) -> int:
-        """Bytes in the device-writable part."""
-        return sum(length for _, length in self.writable)
+        self.memory.close()
 
 
 class SplitDevice:
@@ -260,33 +247,68 @@ class SplitDevice:
 
     def __init__(
         self,
-        memory: Buffer,
+        memory: Buffer | SharedMemory,
         layout: SplitLayout,
         features: int = 0,
         *,
         start: int = 0,
         base: int = 0,
+        observer: Callable[[Touch], object] | None = None,
     ) -> None:
         """Continue at index ``base`` of the ring that lies in ``memory``, whose first byte has address
         ``start``."""
-        self.ring = SplitRing(memory, layout, start)
-        self.size = layout.size
+        self.memory = shared(memory, start, "device", observer)
         self.features = features
+        self.enable(layout, base)
+
+    def enable(self, layout: SplitLayout, base: int = 0) -> None:
+        """Begin to use a ring: the first, or another after a reset (2.6.1.2)."""
+        self.layout = layout
+        self.size = layout.size
+        self.ring = SplitRing(self.memory, layout)
         self._next_available = base
-        self._next_used = base
-        self._notified = base
+        self._known = base
+        # Where a predecessor ended; 0 in a new ring.
+        self._next_used = self._published = self.ring.used_index
+        self._held: dict[int, int] = {}
+        self._order = InOrder() if self.features & IN_ORDER else None
+        self._enabled = True
+
+    def reset(self) -> None:
+        """Forget all of the queue; until it is enabled again nothing is taken or announced (2.6.1.1)."""
+        self._enabled = False
+        self._held.clear()
+
+    def kicked(self, data: int) -> int:
+        """Learn from a notification with data how many heads there are, without a look at memory (2.9)."""
+        ahead = (data - self._next_available) & 0xFFFF
+        if ahead <= self.size:
+            self._known = data
+            return ahead
+        # The kick was late: what it tells of has been taken already.
+        return 0
 
     def pop(self) -> ModelChain | None:
         """Take the next buffer; None: nothing is available. :exc:`~virtio.ProtocolError`: it is malformed."""
-        waiting = (self.ring.available_index - self._next_available) & 0xFFFF
-        if waiting == 0:
+        if not self._enabled:
             return None
-        # 2.7.6.1 and 2.7.13: there are never more heads in the ring than it has entries.
-        if waiting > self.size:
-            raise ProtocolError(f"the available index is {waiting} ahead of {self.size} entries", "2.7.6.1")
-        fence()
+        if self._known == self._next_available:
+            index = self.ring.available_index
+            ahead = (index - self._next_available) & 0xFFFF
+            # 2.7.6.1 and 2.7.13: there are never more heads in the ring than it has entries.
+            if ahead > self.size:
+                raise ProtocolError(f"the available index is {ahead} ahead of {self.size} entries", "2.7.6.1")
+            if not ahead:
+                return None
+            self._known = index
+            self.memory.fence()
         head = self.ring.available_entry(self._next_available)
+        if head in self._held:
+            raise ProtocolError(f"descriptor {head} is in use already", "2.7.5")
         chain = self._walk(head)
+        self._held[head] = self._next_available
+        if self._order is not None:
+            self._order.taken(chain)
         self._next_available = (self._next_available + 1) & 0xFFFF
         return chain
 
@@ -309,7 +331,7 @@ class SplitDevice:
             # 2.7.5.2, 2.7.5.3.1: no loops, and no chain is longer than the queue.
             if seen > self.size:
                 raise ProtocolError(f"a chain of more than {self.size} descriptors", "2.7.5.3.1")
-            self.ring.bytes_at(descriptor.address, descriptor.length)
+            self.memory.view(descriptor.address, descriptor.length)
             element = (descriptor.address, descriptor.length)
             if descriptor.flags & WRITE:
                 writable.append(element)
@@ -331,45 +353,59 @@ class SplitDevice:
             raise ProtocolError("an indirect descriptor with a next one", "2.7.5.3.1")
         if descriptor.length == 0 or descriptor.length % 16:
             raise ProtocolError(f"an indirect table of {descriptor.length} bytes", "2.7.5.3")
-        self.ring.bytes_at(descriptor.address, descriptor.length)
+        self.memory.view(descriptor.address, descriptor.length)
         return descriptor.address, descriptor.length // 16
 
     def read(self, chain: ModelChain) -> bytes:
         """Copy the device-readable part."""
-        return b"".join(self.ring.bytes_at(address, length) for address, length in chain.readable)
+        return chain.read(self.memory)
 
     def write(self, chain: ModelChain, data: bytes) -> None:
         """Put ``data`` into the device-writable part, from its begin (2.7.8.2)."""
-        if len(data) > chain.room:
-            raise ConfigurationError(f"{len(data)} bytes into {chain.room}")
-        for address, length in chain.writable:
-            piece, data = data[:length], data[length:]
-            self.ring.bytes_at(address, len(piece))[:] = piece
+        chain.write(self.memory, data)
 
     def push(self, head: int, written: int) -> None:
         """Record a used buffer; the driver does not see it before :meth:`publish` (2.7.8.2)."""
+        if not self._enabled:
+            return
+        self._held.pop(head, None)
+        if self._order is None:
+            self._use(head, written, 1)
+        else:
+            self._order.completed(head, written)
+
+    def _use(self, head: int, written: int, chains: int) -> None:
+        """Write a used entry; the index skips the chains that it stands for besides (2.7.9)."""
         self.ring.set_used_entry(self._next_used, head, written)
-        self._next_used = (self._next_used + 1) & 0xFFFF
+        self._next_used = (self._next_used + chains) & 0xFFFF
 
     def publish(self) -> bool:
         """Show the driver all that was pushed; return whether it wants a notification (2.7.7.2)."""
-        fence()
-        self.ring.used_index = self._next_used
-        fence()
-        old, self._notified = self._notified, self._next_used
-        if old == self._next_used:
+        if not self._enabled:
             return False
+        if self._order is not None:
+            for group in self._order.groups():
+                self._use(group.head, group.written, group.chains)
+        old, new = self._published, self._next_used
+        if old == new:
+            return False
+        self.memory.fence()
+        self.ring.used_index = self._published = new
+        # 2.7.7.2: the index is there before it is looked at what the driver wants.
+        self.memory.fence()
         if self.features & EVENT_IDX:
-            return passed(self.ring.used_event, self._next_used, old)
+            return passed(self.ring.used_event, new, old)
         return not self.ring.available_flags & NO_INTERRUPT
 
     def arm(self) -> bool:
         """Ask for a kick when more comes; True: something came already (2.7.10.2)."""
+        if not self._enabled:
+            return False
         if self.features & EVENT_IDX:
             self.ring.available_event = self._next_available
         else:
             self.ring.used_flags = 0
-        fence()
+        self.memory.fence()
         return self.ring.available_index != self._next_available
 
     def disarm(self) -> None:
@@ -380,9 +416,15 @@ class SplitDevice:
 
     @property
     def base(self) -> int:
-        """Where a successor continues: the next available index."""
-        return self._next_available
+        """Where a successor continues: it takes those again that were not completed, as far as the driver has
+        not been told of a younger one."""
+        if self._order is not None:
+            return (self._next_available - len(self._order)) & 0xFFFF
+        base, held = self._next_available, set(self._held.values())
+        while (base - 1) & 0xFFFF in held:
+            base = (base - 1) & 0xFFFF
+        return base
 
     def close(self) -> None:
         """Let go of the memory."""
-        self.ring.close()
+        self.memory.close()
