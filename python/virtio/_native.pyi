@@ -29,6 +29,8 @@ __all__ = [
     "NullHandler",
     "Queue",
     "Region",
+    "RingDevice",
+    "RingDriver",
     "measure_distance",
     "measure_pair",
     "measure_ring",
@@ -605,3 +607,79 @@ def measure_pair(
 
 def measure_distance(processors: tuple[int, int], *, precedence: bool = False) -> float:
     """Return how long a cache line takes from one processor to another and back, in nanoseconds."""
+
+# --- rings without a worker -----------------------------------------------------------------------
+
+@final
+class RingDevice:
+    """The device's end of one ring, step by step: for tests and tools. Devices use :class:`Queue`.
+
+    ``features`` say the layout. Each method raises :exc:`~virtio.ProtocolError` for what the driver broke.
+    """
+
+    def __new__(
+        cls,
+        memory: Memory,
+        *,
+        size: int,
+        descriptors: int,
+        available: int,
+        used: int,
+        base: int | None = None,
+        features: int = 0,
+    ) -> Self:
+        """Continue at ``base``, in the form of vhost-user's VRING_BASE; None: a new ring."""
+    def take(self, max: int = 1) -> list[tuple[int, int, list[tuple[int, int]], list[tuple[int, int]]]]:
+        """Take up to ``max`` chains: head or buffer id, slots, and the device-readable and device-writable
+        buffers as ``(address, length)``; those of no bytes are left out."""
+    def complete(self, id: int, slots: int, written: int) -> None:
+        """Record a completion; the driver does not see it before :meth:`publish`."""
+    def publish(self) -> bool:
+        """Show the driver all completions; return whether it wants a notification."""
+    def arm(self) -> bool:
+        """Ask for kicks; True: something came already."""
+    def disarm(self) -> None:
+        """Advise the driver that no kick is needed."""
+    @property
+    def base(self) -> int:
+        """Where a successor continues."""
+    @property
+    def outstanding(self) -> int:
+        """Chains taken and not completed."""
+
+@final
+class RingDriver:
+    """The driver's end of one ring, step by step: for tests and tools.
+
+    ``features`` say the layout. The memory of the ring is zero at first, and is kept mapped.
+    """
+
+    def __new__(
+        cls, memory: Memory, *, size: int, descriptors: int, available: int, used: int, features: int = 0
+    ) -> Self:
+        """Begin with an empty ring."""
+    def add(
+        self,
+        readable: Sequence[tuple[int, int]],
+        writable: Sequence[tuple[int, int]],
+        table: int | None = None,
+    ) -> int | None:
+        """Add a chain of buffers given as ``(address, length)``, in an indirect table at address ``table`` if
+        there is one; return its head or buffer id, None: there is no room."""
+    def publish(self) -> bool:
+        """Show the device all chains added; return whether it wants a kick."""
+    def reap(self, max: int = ...) -> list[tuple[int, int]]:
+        """Take back up to ``max`` used chains: head or buffer id, and bytes written.
+
+        Raises :exc:`~virtio.ProtocolError` for what the device broke.
+        """
+    def arm(self) -> bool:
+        """Ask for a notification of the next used chain; True: there is one already."""
+    def disarm(self) -> None:
+        """Advise the device that no notification is needed."""
+    @property
+    def outstanding(self) -> int:
+        """Chains that the device has."""
+    @property
+    def free(self) -> int:
+        """Descriptors that are free."""

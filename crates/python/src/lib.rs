@@ -22,6 +22,7 @@ mod loopback;
 mod memory;
 mod pair;
 mod queue;
+mod ring;
 mod taken;
 mod view;
 
@@ -50,6 +51,8 @@ mod _native {
     use super::pair::{measure_distance, measure_pair};
     #[pymodule_export]
     use super::queue::Queue;
+    #[pymodule_export]
+    use super::ring::{RingDevice, RingDriver};
 
     /// The version of the native core, equal to the package's.
     #[pyfunction]
