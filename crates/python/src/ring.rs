@@ -204,11 +204,17 @@ impl RingDriver {
 
     #[getter]
     fn outstanding(&self) -> u32 {
-        each_layout!(self, driver => driver.outstanding().into())
+        match &*lock(&self.driver) {
+            Driver::Split(driver) => driver.outstanding().into(),
+            Driver::Packed(driver) => driver.outstanding(),
+        }
     }
 
     #[getter]
     fn free(&self) -> u32 {
-        each_layout!(self, driver => driver.free().into())
+        match &*lock(&self.driver) {
+            Driver::Split(driver) => driver.free().into(),
+            Driver::Packed(driver) => driver.free(),
+        }
     }
 }
