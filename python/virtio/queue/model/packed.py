@@ -151,7 +151,7 @@ class PackedDriver:
     def publish(self) -> None:
         """Show the device all buffers that were added: by one store (2.8.21.1.1)."""
         if self._withheld is not None:
-            self.memory.fence()
+            self.memory.release()
             self.ring.set_head(*self._withheld)
             self._withheld = None
             self._unannounced += self._added
@@ -187,7 +187,7 @@ class PackedDriver:
             head = self.ring.head(at.offset)
             if not self.ring.is_used(at, head.flags):
                 break
-            self.memory.fence()
+            self.memory.acquire()
             if head.id not in self.buffers.out:
                 raise ProtocolError(f"used id {head.id} is not outstanding", "2.8.22")
             if self.features & IN_ORDER:
@@ -309,7 +309,7 @@ class PackedDevice:
         head = self.ring.head(place.offset)
         if not self.ring.is_available(place, head.flags):
             return None
-        self.memory.fence()
+        self.memory.acquire()
         elements: list[tuple[int, int, int]] = []
         slots = 0
         while True:
@@ -409,7 +409,7 @@ class PackedDevice:
                 self._use(group.head, group.written, group.slots)
         if self._withheld is None:
             return False
-        self.memory.fence()
+        self.memory.release()
         self.ring.set_head(*self._withheld)
         self._withheld = None
         moved, self._moved = self._moved, 0

@@ -165,14 +165,14 @@ class PackedRing:
         flags = self.memory.load16(address + 2, "event") & 3
         if flags != EVENT_DESC:
             return 0, flags
-        self.memory.fence()
+        self.memory.acquire()
         return self.memory.load16(address, "event"), flags
 
     def set_event(self, address: int, flags: int, position: Position | None = None) -> None:
         """Write an event suppression structure; ``flags`` last, for they make ``desc`` valid."""
         if position is not None:
             self.memory.store16(address, position.packed, "event")
-            self.memory.fence()
+            self.memory.release()
         self.memory.store16(address + 2, flags, "event")
 
     def wants(self, address: int, new: Position, moved: int, event_idx: bool) -> bool:

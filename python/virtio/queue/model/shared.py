@@ -124,8 +124,21 @@ class SharedMemory:
         offset = self._offset(address, size, "", False)
         return self.bytes[offset : offset + size]
 
+    def acquire(self) -> None:
+        """Order earlier loads before all later accesses: what an index or a flag promises is there."""
+        self._order()
+
+    def release(self) -> None:
+        """Order all earlier accesses before later stores: an index or a flag promises what is there."""
+        self._order()
+
     def fence(self) -> None:
-        """Order all earlier accesses before all later ones: Python has a locked operation for it."""
+        """Order all earlier accesses before all later ones: of two ends that each store and then load what
+        the other stores, at least one sees the other's store."""
+        self._order()
+
+    def _order(self) -> None:
+        # Python has one means for all three, and it is the strongest: a locked operation.
         if self.observer is not None:
             self.observer(Touch(self.end, FENCE, 0, 0, False))
         with _FENCE:

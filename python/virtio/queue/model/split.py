@@ -147,7 +147,7 @@ class SplitDriver:
 
     def publish(self) -> None:
         """Show the device all buffers that were added (2.7.13.3)."""
-        self.memory.fence()
+        self.memory.release()
         self.ring.available_index = self._published = self._next_available
 
     def needs_kick(self) -> bool:
@@ -177,7 +177,7 @@ class SplitDriver:
         """
         found: list[Used] = []
         index = self.ring.used_index
-        self.memory.fence()
+        self.memory.acquire()
         while ready := (index - self._next_used) & 0xFFFF:
             head, written = self.ring.used_entry(self._next_used)
             if head not in self.buffers.out:
@@ -301,7 +301,7 @@ class SplitDevice:
             if not ahead:
                 return None
             self._known = index
-            self.memory.fence()
+            self.memory.acquire()
         head = self.ring.available_entry(self._next_available)
         if head in self._held:
             raise ProtocolError(f"descriptor {head} is in use already", "2.7.5")
@@ -389,7 +389,7 @@ class SplitDevice:
         old, new = self._published, self._next_used
         if old == new:
             return False
-        self.memory.fence()
+        self.memory.release()
         self.ring.used_index = self._published = new
         # 2.7.7.2: the index is there before it is looked at what the driver wants.
         self.memory.fence()
