@@ -16,7 +16,7 @@ from virtio.errors import Error
 CONSOLE_LIMIT = 64 << 20
 _LOG_LIMIT = 64 << 10
 _TAIL_LINES = 25
-#: Runs the command that follows, with a companion in its process group that reads from a pipe of ours. That ends
+#: Runs the command that follows, and in its process group a companion that reads from our pipe. That ends
 #: when we are gone, however that came about, and then the companion takes the group with it.
 _GUARDED = (
     "/bin/sh",
