@@ -24,6 +24,7 @@ __all__ = [
     "Chain",
     "Counters",
     "Handler",
+    "IndirectPolicy",
     "Loopback",
     "Memory",
     "NullHandler",
@@ -344,6 +345,26 @@ class Counters:
     """Rules broken by the driver: section of the standard to count."""
 
 @final
+class IndirectPolicy:
+    """When a driver puts a chain into an indirect table instead of the ring's own descriptors."""
+
+    def __new__(cls, descriptors: int = 3, *, spare: int = 2) -> Self:
+        """Use tables for chains of at least ``descriptors``, and for what would not fit otherwise.
+
+        Once less than ``1 / spare`` of the ring is free, for all of at least two; 0: not for that.
+        """
+    @staticmethod
+    def always() -> IndirectPolicy:
+        """Use a table for every chain."""
+    @staticmethod
+    def never() -> IndirectPolicy:
+        """Use no tables: a chain that does not fit waits."""
+    def pays(self, descriptors: int, free: int, size: int) -> bool:
+        """Return whether a table pays for so many descriptors, with ``free`` of the ring's ``size`` left."""
+    def __eq__(self, other: object) -> bool: ...
+    def __ne__(self, other: object) -> bool: ...
+
+@final
 class Queue:
     """The device's end of one virtqueue, with a worker thread while it runs."""
 
@@ -398,8 +419,12 @@ class Queue:
         """
     def set_error(self, fd: int | None) -> None:
         """Signal this eventfd when the driver broke a rule."""
-    def notify(self) -> None:
-        """Kick in-band: look at the ring now."""
+    def notify(self, data: int | None = None) -> None:
+        """Kick in-band: look at the ring now.
+
+        ``data`` are the 32 bits of a notification under VIRTIO_F_NOTIFICATION_DATA (VIRTIO 1.4, 2.9).
+        What they say of how much is available is a hint, and harmless when it is wrong.
+        """
     def start(self) -> None:
         """Start the worker. Rings that are not guest memory yet are waited for.
 
@@ -421,8 +446,20 @@ class Queue:
     @property
     def counters(self) -> Counters:
         """What has been done so far."""
-    def set_polling(self, microseconds: int) -> None:
-        """Look at an empty ring for at most this long before sleeping; 0: sleep at once."""
+    def reset(self, timeout: float = 5.0) -> int:
+        """Stop at once and forget the rings (VIRTIO 1.4, 2.6.1): :meth:`configure` comes next.
+
+        Once this returns, no completion is written and no notification sent, whatever handlers still
+        do. Operations under way on guest memory are waited for until the time is up. Returns how many
+        chains were taken and are not answered.
+        """
+    def set_polling(self, mode: Literal["busy", "adaptive", "off"] | int, *, microseconds: int = 50) -> None:
+        """Choose how the worker finds work, at any time.
+
+        ``off``: it sleeps until it is kicked. ``adaptive``: it looks at an empty ring for at most so many
+        ``microseconds``, as long as that has paid recently, then sleeps. ``busy``: it never sleeps, and needs
+        no kicks. A number is ``adaptive`` with that limit.
+        """
 
 # --- block ----------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ mod log;
 mod loopback;
 mod memory;
 mod pair;
+mod policy;
 mod queue;
 mod ring;
 mod taken;
@@ -49,6 +50,8 @@ mod _native {
     use super::memory::{Memory, Region};
     #[pymodule_export]
     use super::pair::{measure_distance, measure_pair};
+    #[pymodule_export]
+    use super::policy::IndirectPolicy;
     #[pymodule_export]
     use super::queue::Queue;
     #[pymodule_export]

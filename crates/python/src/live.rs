@@ -53,6 +53,12 @@ pub(crate) fn stop(worker: &Worker, timeout: Duration) -> Option<Stopped> {
     worker.stop(if own { timeout } else { Duration::ZERO })
 }
 
+/// Resets a queue, if its thread is in this process.
+pub(crate) fn reset(worker: &Worker, timeout: Duration) -> u32 {
+    let own = lock().process == std::process::id();
+    worker.reset(if own { timeout } else { Duration::ZERO })
+}
+
 /// Stops everything; registered with `atexit`, after which threads can no longer call Python.
 #[pyfunction]
 #[pyo3(name = "_stop_all")]

@@ -16,8 +16,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use virtqueue::fault::Fault;
 use virtqueue::notify::{Call, CallFd};
-use virtqueue::ring::{Config, Ring};
-use virtqueue::worker::{self, MAX_BATCH, Options, StartError, Worker};
+use virtqueue::ring::{Config, Notification, Ring};
+use virtqueue::worker::{self, MAX_BATCH, Options, Polling, StartError, Worker};
 
 /// Numbers queues; 0 is none.
 static NEXT_ID: AtomicUsize = AtomicUsize::new(1);
@@ -182,8 +182,12 @@ impl Queue {
         self.worker.set_error(fd).map_err(|error| wire(&error))
     }
 
-    fn notify(&self) {
-        self.kick();
+    #[pyo3(signature = (data=None))]
+    fn notify(&self, data: Option<u32>) {
+        match data.map(Notification::from_word) {
+            Some(notification) => self.worker.notify_at(notification.next),
+            None => self.kick(),
+        }
     }
 
     fn start(&self, py: Python<'_>) -> PyResult<()> {
@@ -252,8 +256,36 @@ impl Queue {
         Counters::of(self.worker.counters(), self.errors.load(Ordering::Relaxed))
     }
 
-    fn set_polling(&self, microseconds: u64) {
-        self.worker.set_polling(Duration::from_micros(microseconds));
+    #[pyo3(signature = (mode, *, microseconds=50))]
+    fn set_polling(&self, mode: &Bound<'_, PyAny>, microseconds: u64) -> PyResult<()> {
+        let polling = if let Ok(name) = mode.extract::<&str>() {
+            match name {
+                "off" => Polling::Off,
+                "adaptive" => Polling::Adaptive(Duration::from_micros(microseconds)),
+                "busy" => Polling::Busy,
+                _ => return Err(configuration(format!("{name:?} is not busy, adaptive or off"))),
+            }
+        } else {
+            Polling::Adaptive(Duration::from_micros(mode.extract()?))
+        };
+        self.worker.set_polling(polling);
+        Ok(())
+    }
+
+    #[pyo3(signature = (timeout=5.0))]
+    fn reset(&self, py: Python<'_>, timeout: f64) -> PyResult<u32> {
+        let patience = seconds(timeout)?;
+        if inside::is(self.id) {
+            return Err(configuration(format!(
+                "{} cannot be reset from its own handler",
+                self.name
+            )));
+        }
+        let returned = py.detach(|| live::reset(&self.worker, patience));
+        *lock(&self.config) = None;
+        self.base.store(0, Ordering::Relaxed);
+        self.renewed.store(true, Ordering::Relaxed);
+        Ok(returned)
     }
 
     fn __repr__(&self) -> String {

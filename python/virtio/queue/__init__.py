@@ -8,6 +8,7 @@ from virtio._native import (
     Chain,
     Counters,
     Handler,
+    IndirectPolicy,
     NullHandler,
     Queue,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "Chain",
     "Counters",
     "Handler",
+    "IndirectPolicy",
     "NullHandler",
     "Queue",
 ]

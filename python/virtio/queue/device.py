@@ -6,7 +6,7 @@ last.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from virtio._native import Counters, Handler, Memory, Queue
 from virtio.errors import ConfigurationError, ProtocolError
@@ -90,14 +90,16 @@ class DeviceQueue:
         """Signal this eventfd when the driver breaks a rule."""
         self._attached().set_error(fd)
 
-    def notify(self) -> None:
-        """Kick in-band. Harmless on a queue that does not run."""
+    def notify(self, data: int | None = None) -> None:
+        """Kick in-band, with what the notification carried. Harmless on a queue that does not run."""
         if self._native is not None:
-            self._native.notify()
+            self._native.notify(data)
 
-    def set_polling(self, microseconds: int) -> None:
-        """Look at an empty ring for at most this long before sleeping."""
-        self._attached().set_polling(microseconds)
+    def set_polling(
+        self, mode: 'Literal["busy", "adaptive", "off"] | int', *, microseconds: int = 50
+    ) -> None:
+        """Look at an empty ring without end, for a bounded time (a number: these microseconds), or not."""
+        self._attached().set_polling(mode, microseconds=microseconds)
 
     @property
     def ready(self) -> bool:
@@ -121,8 +123,13 @@ class DeviceQueue:
         return self._halt(timeout)
 
     def reset(self, timeout: float = 5.0) -> None:
-        """Stop the queue and forget its rings: whatever comes next is configured anew."""
-        self.stop(timeout)
+        """Stop at once and forget the rings (VIRTIO 1.4, 2.6.1); what comes next is configured anew.
+
+        Nothing is completed and nobody is notified any more, unlike with :meth:`stop`.
+        """
+        self._enabled = False
+        if self._native is not None:
+            self._native.reset(timeout)
         self._rings.clear()
         self._fresh = False
 

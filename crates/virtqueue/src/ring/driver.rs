@@ -2,9 +2,9 @@
 
 use super::packed_driver::PackedDriver;
 use super::split_driver::SplitDriver;
-use super::{Config, feature};
+use super::{Config, IndirectPolicy, Notification, feature};
 use crate::fault::{Fault, Rule};
-use crate::memory::Snapshot;
+use crate::memory::{Snapshot, Space};
 use std::sync::Arc;
 
 /// A buffer in guest memory that is offered to the device.
@@ -72,6 +72,40 @@ impl Driver {
         each_layout!(self, driver => driver.next_head())
     }
 
+    /// Adds a chain in the way that `policy` chooses; `table` is room for 16 bytes for each buffer, should
+    /// it choose a table, and the caller's until the chain is returned.
+    #[inline]
+    pub fn add_by(
+        &mut self,
+        policy: IndirectPolicy,
+        table: u64,
+        readable: &[Buffer],
+        writable: &[Buffer],
+    ) -> Option<u16> {
+        let descriptors = (readable.len() + writable.len()).min(u32::MAX as usize) as u32;
+        let (indirect, size) = match self {
+            Self::Split(driver) => driver.tables(),
+            Self::Packed(driver) => driver.tables(),
+        };
+        if indirect && policy.pays(descriptors, self.free(), size) {
+            self.add_indirect(table, readable, writable)
+        } else {
+            self.add(readable, writable)
+        }
+    }
+
+    /// What a kick carries under VIRTIO_F_NOTIFICATION_DATA, for a queue that goes by `identifier` (its
+    /// index, or what the device has given under VIRTIO_F_NOTIF_CONFIG_DATA).
+    pub fn notification(&self, identifier: u16) -> Notification {
+        each_layout!(self, driver => driver.notification(identifier))
+    }
+
+    /// After the device has reset the queue (VIRTIO 1.4, 2.6.1): everything is as at first. Hands back all
+    /// chains that were out. Another size needs a new driver's end.
+    pub fn reset(&mut self) -> Result<Vec<u16>, Fault> {
+        each_layout!(self, driver => driver.reset())
+    }
+
     /// Shows the device all chains added; true if it wants a kick.
     #[inline]
     pub fn publish(&mut self) -> bool {
@@ -111,6 +145,14 @@ impl Driver {
             Self::Packed(driver) => driver.outstanding(),
         }
     }
+}
+
+/// Fills parts of a ring with zeros.
+pub(super) fn clear(memory: &Snapshot, space: Space, parts: &[(u64, u64)]) -> Result<(), Fault> {
+    for (address, length) in parts {
+        memory.write(space, *address, &vec![0; *length as usize])?;
+    }
+    Ok(())
 }
 
 /// Bytes of all buffers.

@@ -2,10 +2,12 @@
 
 mod barriers;
 mod driver;
+mod notification;
 mod order;
 mod packed;
 mod packed_driver;
 mod packed_layout;
+mod policy;
 mod split;
 mod split_driver;
 mod split_layout;
@@ -16,8 +18,10 @@ mod wakeup;
 mod walk;
 
 pub use driver::{Buffer, Driver, Used};
+pub use notification::Notification;
 pub use packed::PackedRing;
 pub use packed_driver::PackedDriver;
+pub use policy::IndirectPolicy;
 pub use split::SplitRing;
 pub use split_driver::SplitDriver;
 
@@ -124,6 +128,10 @@ pub trait DeviceRing: Send {
     fn arm(&mut self, memory: &Snapshot) -> Result<bool, Fault>;
     /// Tells the driver that no kick is needed while this end is polling.
     fn disarm(&mut self, memory: &Snapshot) -> Result<(), Fault>;
+    /// The driver's notification says that the next entry or descriptor will be made available at
+    /// `next` ([`Notification`]). Returns how many are available before it: chains (split) or
+    /// descriptors (packed). Nonsense is as good as no hint.
+    fn available_hint(&mut self, next: u16) -> u32;
     /// Chains taken and not completed.
     fn outstanding(&self) -> u32;
     /// Where a successor continues, in the form of vhost-user's VRING_BASE. Chains not completed
@@ -189,6 +197,9 @@ impl DeviceRing for Ring {
     }
     fn disarm(&mut self, memory: &Snapshot) -> Result<(), Fault> {
         each_layout!(self, ring => ring.disarm(memory))
+    }
+    fn available_hint(&mut self, next: u16) -> u32 {
+        each_layout!(self, ring => ring.available_hint(next))
     }
     fn outstanding(&self) -> u32 {
         each_layout!(self, ring => ring.outstanding())

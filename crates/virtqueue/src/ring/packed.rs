@@ -508,6 +508,18 @@ impl DeviceRing for PackedRing {
         Ok(())
     }
 
+    fn available_hint(&mut self, next: u16) -> u32 {
+        let next = Position::from_word(next);
+        let size = self.config.size;
+        if u32::from(next.offset) >= size {
+            return 0;
+        }
+        // The descriptors say themselves whether they are available; this only counts them.
+        let lap = if next.wrap == self.next.wrap { 0 } else { size };
+        let ahead = (u32::from(next.offset) + lap).wrapping_sub(u32::from(self.next.offset));
+        if ahead > size { 0 } else { ahead }
+    }
+
     fn outstanding(&self) -> u32 {
         self.held
     }

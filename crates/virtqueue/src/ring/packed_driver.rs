@@ -1,11 +1,11 @@
 //! The driver's end of a packed virtqueue (VIRTIO 1.4, 2.8.21 and 2.8.22).
 
 use super::barriers::Barriers;
-use super::driver::{Buffer, Used, checked, room};
+use super::driver::{Buffer, Used, checked, clear, room};
 use super::packed_layout::{self as layout, Head, Parts, Position};
 use super::split_layout::{DESCRIPTOR_SIZE, Descriptor, INDIRECT, NEXT, WRITE};
 use super::wakeup::{self, PackedWords};
-use super::{Config, ConfigError, PackedRing, feature};
+use super::{Config, ConfigError, Notification, PackedRing, feature};
 use crate::fault::{Fault, Rule};
 use crate::memory::{Snapshot, Space};
 use std::sync::Arc;
@@ -23,6 +23,7 @@ struct Out {
 /// The driver's end of a packed virtqueue.
 #[derive(Debug)]
 pub struct PackedDriver {
+    config: Config,
     /// Keeps the ring mapped.
     memory: Arc<Snapshot>,
     parts: Parts,
@@ -76,6 +77,7 @@ impl PackedDriver {
             wrap: true,
         };
         Ok(Self {
+            config: *config,
             memory,
             parts,
             size,
@@ -116,10 +118,41 @@ impl PackedDriver {
         self.outstanding
     }
 
-    /// Offset and wrap counter of the next descriptor, as a notification with data tells them
-    /// (VIRTIO 1.4, 2.9).
-    pub fn notification_data(&self) -> u16 {
-        self.next.word()
+    /// Whether there may be tables, and the queue size, which none may exceed.
+    pub(super) fn tables(&self) -> (bool, u32) {
+        (self.indirect, self.size)
+    }
+
+    /// What a kick carries under VIRTIO_F_NOTIFICATION_DATA, for a queue that goes by `identifier`: the
+    /// next descriptor not yet made available (2.8.16).
+    pub fn notification(&self, identifier: u16) -> Notification {
+        let next = match self.withheld {
+            Some((offset, head)) => Position {
+                offset,
+                wrap: head.flags & layout::AVAIL != 0,
+            },
+            None => self.next,
+        };
+        Notification {
+            identifier,
+            next: next.word(),
+        }
+    }
+
+    /// After the device has reset the queue (2.6.1): everything is as at first. Hands back the ids of the
+    /// buffers that were out, with those not published.
+    pub fn reset(&mut self) -> Result<Vec<u16>, Fault> {
+        let out = (0u16..).zip(&self.out).filter(|(_, out)| out.slots != 0);
+        let out = out.map(|(id, _)| id).collect();
+        let memory = self.memory.clone();
+        let parts = [
+            (self.config.descriptors, layout::ring_size(self.config.size)),
+            (self.config.available, layout::EVENT_SIZE),
+            (self.config.used, layout::EVENT_SIZE),
+        ];
+        clear(&memory, self.config.space, &parts)?;
+        *self = Self::new(&self.config, memory)?;
+        Ok(out)
     }
 
     /// Makes a list of descriptors out of device-readable and device-writable buffers. `None` when

@@ -1,6 +1,6 @@
 //! The device's end of a split virtqueue (VIRTIO 1.4, 2.7).
 
-use super::barriers::Barriers;
+use super::barriers::{Barriers, Fences};
 use super::order::Order;
 use super::split_layout::{self as layout, Parts};
 use super::wakeup::{self, SplitWords};
@@ -32,6 +32,8 @@ pub struct SplitRing {
     /// The next available entry to take, and what `avail.idx` was when last read.
     next: u16,
     available: u16,
+    /// `available` comes from a notification and has not been used yet.
+    hinted: bool,
     /// The next used entry to write, and what `used.idx` says.
     used: u16,
     published: u16,
@@ -87,6 +89,7 @@ impl SplitRing {
             started: false,
             next,
             available: next,
+            hinted: false,
             used: 0,
             published: 0,
             quiet: false,
@@ -277,7 +280,7 @@ impl DeviceRing for SplitRing {
         };
         // The driver's line is looked at only when what it said last is not enough.
         let mut ready = self.available.wrapping_sub(self.next);
-        if usize::from(ready) < max {
+        if usize::from(ready) < max && !std::mem::take(&mut self.hinted) {
             let index = wakeup::look_at_available(&parts, &self.barriers);
             ready = index.wrapping_sub(self.next);
             if u32::from(ready) > self.config.size {
@@ -373,6 +376,22 @@ impl DeviceRing for SplitRing {
             }
         }
         Ok(())
+    }
+
+    fn available_hint(&mut self, next: u16) -> u32 {
+        let ahead = next.wrapping_sub(self.next);
+        if u32::from(ahead) > self.config.size {
+            // Old, or a lie. A lie that is not found out here is when the index is looked at again.
+            return 0;
+        }
+        if ahead > self.available.wrapping_sub(self.next) {
+            // The driver has shown the index before it notified; what ordered the notification's
+            // arrival before this call orders the entries, too.
+            self.barriers.read();
+            self.available = next;
+            self.hinted = true;
+        }
+        u32::from(ahead)
     }
 
     fn outstanding(&self) -> u32 {

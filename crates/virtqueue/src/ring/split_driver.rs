@@ -1,10 +1,10 @@
 //! The driver's end of a split virtqueue (VIRTIO 1.4, 2.7.13 and 2.7.14).
 
 use super::barriers::Barriers;
-use super::driver::{Buffer, Used, checked, room};
+use super::driver::{Buffer, Used, checked, clear, room};
 use super::split_layout::{self as layout, Descriptor, Parts};
 use super::wakeup::{self, SplitWords};
-use super::{Config, ConfigError, SplitRing, feature};
+use super::{Config, ConfigError, Notification, SplitRing, feature};
 use crate::fault::{Fault, Rule};
 use crate::memory::{Snapshot, Space};
 use std::collections::VecDeque;
@@ -16,6 +16,7 @@ use std::sync::Arc;
 /// chains hang together, it keeps to itself.
 #[derive(Debug)]
 pub struct SplitDriver {
+    config: Config,
     /// Keeps the ring mapped.
     memory: Arc<Snapshot>,
     parts: Parts,
@@ -60,6 +61,7 @@ impl SplitDriver {
         // SAFETY: resolved with these sizes and alignments in `memory`, which is kept.
         let parts = unsafe { Parts::new(size, descriptors.host, available.host, used.host, used.guest) };
         Ok(Self {
+            config: *config,
             memory,
             parts,
             size: size as u16,
@@ -98,6 +100,36 @@ impl SplitDriver {
     pub fn outstanding(&self) -> u16 {
         // Each chain made available is returned once, in either order.
         self.next.wrapping_sub(self.seen)
+    }
+
+    /// Whether there may be tables, and the queue size, which none may exceed.
+    pub(super) fn tables(&self) -> (bool, u32) {
+        (self.indirect, u32::from(self.size))
+    }
+
+    /// What a kick carries under VIRTIO_F_NOTIFICATION_DATA, for a queue that goes by `identifier`.
+    pub fn notification(&self, identifier: u16) -> Notification {
+        let next = self.published;
+        Notification { identifier, next }
+    }
+
+    /// After the device has reset the queue (2.6.1): everything is as at first. Hands back the heads of the
+    /// chains that were out, with those not published.
+    pub fn reset(&mut self) -> Result<Vec<u16>, Fault> {
+        let out = (0..self.size)
+            .filter(|head| self.count[usize::from(*head)] != 0)
+            .collect();
+        let memory = self.memory.clone();
+        let event_idx = self.event_idx;
+        let size = self.config.size;
+        let parts = [
+            (self.config.descriptors, layout::descriptors_size(size)),
+            (self.config.available, layout::available_size(size, event_idx)),
+            (self.config.used, layout::used_size(size, event_idx)),
+        ];
+        clear(&memory, self.config.space, &parts)?;
+        *self = Self::new(&self.config, memory)?;
+        Ok(out)
     }
 
     /// Makes a chain of descriptors out of device-readable and device-writable buffers. `None` when

@@ -1,7 +1,7 @@
 //! The loop of a worker's thread.
 
 use super::window::Window;
-use super::{Completions, Handler, Run, Shared, Stopped, lock};
+use super::{BUSY, Completions, Handler, NO_HINT, Run, Shared, Stopped, lock};
 use crate::chain::Batch;
 use crate::fault::{Fault, Rule};
 use crate::memory::Reader;
@@ -14,6 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+/// How long a busy queue looks at nothing but its ring.
+const BUSY_LOOK: Duration = Duration::from_millis(1);
 /// How long a broken queue waits for its handler's operations to end.
 const FAULT_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -82,11 +84,12 @@ impl Engine {
         let _ = catch_unwind(AssertUnwindSafe(|| drop(handler)));
         drop(reader);
         let base = ring.base();
-        let stopped = Stopped {
-            base,
-            lost: ring.lost(),
-            drained,
+        let lost = if run.discard.load(Ordering::SeqCst) {
+            ring.outstanding()
+        } else {
+            ring.lost()
         };
+        let stopped = Stopped { base, lost, drained };
         let Err(fault) = served else { return ended(stopped) };
         if abandoned {
             return;
@@ -164,6 +167,7 @@ impl Engine {
         // While a change of the map waits for operations to end, no new ones are begun.
         if !self.reader.stale() {
             self.batch.clear();
+            self.take_hint();
             let memory = self.reader.snapshot();
             taken = self.ring.take(memory, &mut self.batch, self.max)?;
             if taken > 0 {
@@ -190,9 +194,24 @@ impl Engine {
         Ok(self.publish()? || taken > 0)
     }
 
+    /// Passes on what the last notification said about how much is available.
+    #[inline]
+    fn take_hint(&mut self) {
+        if self.shared.hint.load(Ordering::Relaxed) != NO_HINT {
+            // Acquire: pairs with the release in `Worker::notify_at`.
+            let next = self.shared.hint.swap(NO_HINT, Ordering::Acquire);
+            self.ring.available_hint(next as u16);
+        }
+    }
+
     /// Makes completions visible and notifies the driver, once for all of them.
     fn publish(&mut self) -> Result<bool, Fault> {
         if self.done.is_empty() {
+            return Ok(false);
+        }
+        if self.run.discard.load(Ordering::SeqCst) {
+            // `Worker::reset` waits for this thread, so nothing is on its way to the ring when it returns.
+            self.done.clear();
             return Ok(false);
         }
         let memory = self.reader.snapshot();
@@ -229,7 +248,8 @@ impl Engine {
             return Ok(false);
         }
         self.ring.disarm(self.reader.snapshot())?;
-        let window = self.window.now(limit);
+        let busy = limit == BUSY;
+        let window = if busy { BUSY_LOOK } else { self.window.now(limit) };
         let start = Instant::now();
         while start.elapsed() < window {
             for _ in 0..16 {
@@ -241,9 +261,15 @@ impl Engine {
                 return Ok(true);
             }
             if self.turn()? {
-                self.window.hit(limit);
+                if !busy {
+                    self.window.hit(limit);
+                }
                 return Ok(true);
             }
+        }
+        if busy {
+            // Not to sleep, but to see whether anything else has changed, such as the mode.
+            return Ok(true);
         }
         self.window.miss();
         Ok(false)

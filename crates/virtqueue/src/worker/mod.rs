@@ -29,6 +29,33 @@ use std::time::{Duration, Instant};
 /// The largest batch that can be asked for.
 pub const MAX_BATCH: usize = 256;
 
+/// No notification has come with data.
+pub(crate) const NO_HINT: u32 = u32::MAX;
+
+/// How a worker finds out that there is work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Polling {
+    /// It sleeps, and is kicked.
+    Off,
+    /// It looks at an empty ring for at most so long, for as long as that has paid recently, then sleeps.
+    Adaptive(Duration),
+    /// It never sleeps, and no kick is needed.
+    Busy,
+}
+
+impl Polling {
+    fn to_ns(self) -> u64 {
+        match self {
+            Self::Off => 0,
+            Self::Adaptive(time) => u64::try_from(time.as_nanos()).unwrap_or(BUSY).min(BUSY - 1),
+            Self::Busy => BUSY,
+        }
+    }
+}
+
+/// [`Polling::Busy`] among times in nanoseconds.
+pub(crate) const BUSY: u64 = u64::MAX;
+
 /// What a worker is made with.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -36,8 +63,8 @@ pub struct Options {
     pub name: String,
     /// Chains handed to the handler at once, at most ([`MAX_BATCH`]).
     pub batch: usize,
-    /// How long to poll the ring before sleeping, at most; 0: not at all.
-    pub polling: Duration,
+    /// Whether to poll the ring.
+    pub polling: Polling,
 }
 
 impl Default for Options {
@@ -45,7 +72,7 @@ impl Default for Options {
         Self {
             name: String::from("virtqueue"),
             batch: 64,
-            polling: Duration::ZERO,
+            polling: Polling::Off,
         }
     }
 }
@@ -98,6 +125,8 @@ pub(crate) struct Shared {
     pub(crate) error: Mutex<Option<CallFd>>,
     /// In-band kicks that the thread has not seen yet.
     pub(crate) notified: AtomicU64,
+    /// What the last notification with data said (`next`), or [`NO_HINT`].
+    pub(crate) hint: AtomicU32,
     pub(crate) polling_ns: AtomicU64,
     pub(crate) on_fault: Box<dyn Fn(&Fault) + Send + Sync>,
 }
@@ -106,6 +135,8 @@ pub(crate) struct Shared {
 pub(crate) struct Run {
     /// No more chains are to be taken.
     pub(crate) stop: AtomicBool,
+    /// The queue is being reset: no completion may reach the ring any more.
+    pub(crate) discard: AtomicBool,
     /// When draining has to be over; valid once `stop` is set.
     pub(crate) deadline: Mutex<Option<Instant>>,
     /// The owner has given up on the thread: it must not touch the ring any more.
@@ -156,6 +187,7 @@ impl Worker {
             call: CallSlot::default(),
             error: Mutex::new(None),
             notified: AtomicU64::new(0),
+            hint: AtomicU32::new(NO_HINT),
             polling_ns: AtomicU64::new(0),
             on_fault,
         };
@@ -193,10 +225,9 @@ impl Worker {
         Ok(())
     }
 
-    /// How long to poll the ring before sleeping, at most; 0: not at all.
-    pub fn set_polling(&self, time: Duration) {
-        let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        self.shared.polling_ns.store(ns, Ordering::Relaxed);
+    /// Whether to poll the ring, from now on.
+    pub fn set_polling(&self, polling: Polling) {
+        self.shared.polling_ns.store(polling.to_ns(), Ordering::Relaxed);
         self.shared.control.signal();
     }
 
@@ -204,6 +235,13 @@ impl Worker {
     pub fn notify(&self) {
         self.shared.notified.fetch_add(1, Ordering::Relaxed);
         self.shared.control.signal();
+    }
+
+    /// A kick with data (VIRTIO_F_NOTIFICATION_DATA): the next entry will be made available at `next`.
+    pub fn notify_at(&self, next: u16) {
+        // Release: pairs with the acquire in the engine; what the driver did before it notified is seen.
+        self.shared.hint.store(u32::from(next), Ordering::Release);
+        self.notify();
     }
 
     /// Starts serving a ring. Should the ring not be mapped yet, it stays idle until it is.
@@ -220,6 +258,7 @@ impl Worker {
         let ring = Ring::new(config).map_err(StartError::Config)?;
         let run = Arc::new(Run {
             stop: AtomicBool::new(false),
+            discard: AtomicBool::new(false),
             deadline: Mutex::new(None),
             abandoned: AtomicBool::new(false),
             position: AtomicU32::new(ring.position()),
@@ -253,7 +292,25 @@ impl Worker {
     /// Takes no more chains, lets those under way end, and stops; at the latest when `timeout`
     /// is over (and the handler's `release` and drop with it). `None` if the queue was not started.
     pub fn stop(&self, timeout: Duration) -> Option<Stopped> {
+        self.end(timeout, false)
+    }
+
+    /// Stops at once (VIRTIO 1.4, 2.6.1.1.1): once this returns, nothing is taken from the ring, no
+    /// completion is written and no notification sent. Operations under way on guest memory are waited
+    /// for, until `timeout` is over: the driver is going to reuse that memory. What they give is thrown away.
+    /// Returns how many chains the driver gets back unanswered.
+    pub fn reset(&self, timeout: Duration) -> u32 {
+        let lost = self.end(timeout, true).map_or(0, |stopped| stopped.lost);
+        self.shared.hint.store(NO_HINT, Ordering::Relaxed);
+        *lock(&self.latest) = None;
+        lost
+    }
+
+    fn end(&self, timeout: Duration, discard: bool) -> Option<Stopped> {
         let Running { run, thread, reader } = lock(&self.running).take()?;
+        if discard {
+            run.discard.store(true, Ordering::SeqCst);
+        }
         *lock(&run.deadline) = Some(Instant::now() + timeout);
         run.stop.store(true, Ordering::Release);
         self.shared.control.signal();

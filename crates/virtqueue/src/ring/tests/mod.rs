@@ -3,6 +3,7 @@
 mod hostile_device;
 mod malformed;
 mod malformed_packed;
+mod notification;
 mod packed;
 mod properties;
 mod published;

@@ -3,6 +3,8 @@
 mod descriptors;
 mod ending;
 mod mapping;
+mod polling;
+mod reset;
 
 use super::*;
 use crate::chain::{Batch, Token};
@@ -273,7 +275,7 @@ fn no_wakeup_is_lost() {
     for features in [ALL, 0] {
         for polling in [Duration::ZERO, Duration::from_micros(20)] {
             let mut bench = Bench::started(features, Echo);
-            bench.worker.set_polling(polling);
+            bench.worker.set_polling(Polling::Adaptive(polling));
             let mut out = 0;
             for round in 0..20_000usize {
                 // Uneven bursts keep both ends falling asleep and waking.
@@ -297,7 +299,9 @@ fn no_wakeup_is_lost() {
 #[test]
 fn polling_needs_no_kicks_and_ends() {
     let mut bench = Bench::started(ALL, Echo);
-    bench.worker.set_polling(Duration::from_millis(20));
+    bench
+        .worker
+        .set_polling(Polling::Adaptive(Duration::from_millis(20)));
     for _ in 0..200 {
         bench.send();
         while bench.driver.reap(1, |_| {}).unwrap() == 0 {
