@@ -2,8 +2,8 @@
 
 A transport implements :class:`DriverEnd`; a driver walks 3.1.1 with it. The transport carries, it does not
 decide: it keeps no order of steps but its own, and it checks of the device's answers only what it needs to
-understand them. Where a wire has no word for something (a status, a reset), the transport emulates it, so that
-every driver can take the same steps over every transport.
+understand them. Where a wire has no word for something (a status, a reset), the transport emulates it, so
+that every driver can take the same steps over every transport.
 
 Calls may come from any thread, one at a time. Every call that waits for the other side ends within the
 transport's timeout, with :exc:`~virtio.TransportError` if need be. After such an error, and after
