@@ -6,6 +6,7 @@
     ├── ProtocolError        the other side broke the standard; carries the clause
     │   └── FeatureNegotiationError
     ├── TransportError       the wire: sockets, descriptors, messages
+    │   └── RefusedError         … works, but the other side will not do what was asked
     ├── DeviceError          the device said no; carries its status
     │   ├── IOFailed             … because reading or writing failed
     │   └── UnsupportedRequest   … because it does not know the request
@@ -46,6 +47,10 @@ class FeatureNegotiationError(ProtocolError):
 
 class TransportError(Error):
     """The connection to the other side failed, or carried something that is not its protocol."""
+
+
+class RefusedError(TransportError):
+    """The other side answered that it will not do what the wire asked of it. The connection lives on."""
 
 
 class DeviceError(Error):

@@ -2,12 +2,13 @@
 
 A transport implements :class:`DriverEnd`; a driver walks 3.1.1 with it. The transport carries, it does not
 decide: it keeps no order of steps but its own, and it checks of the device's answers only what it needs to
-understand them. Where a wire has no word for something (a status, a reset), the transport emulates it, so
-that every driver can take the same steps over every transport.
+understand them. Where a wire has no word for something (a status, a reset), the transport emulates it: every
+driver can take the same steps over every transport.
 
-Calls may come from any thread, one at a time. Every call that waits for the other side ends within the
-transport's timeout, with :exc:`~virtio.TransportError` if need be. After such an error, and after
-:meth:`DriverEnd.close`, every call but ``close`` raises it again.
+Calls may come from any thread. Every call that waits for the other side ends within the transport's timeout,
+with :exc:`~virtio.TransportError` if need be. After such an error the connection is lost: every call but
+:meth:`DriverEnd.close` raises it again. The exception is :exc:`~virtio.errors.RefusedError`, which leaves the
+connection as it was.
 """
 
 from collections.abc import Callable
@@ -124,10 +125,10 @@ class DriverEnd(Protocol):
         """A number that changes whenever the configuration may have (2.5.1); wires without one emulate it."""
 
     def read_config(self, offset: int, size: int) -> bytes:
-        """Read exactly ``size`` bytes; :exc:`~virtio.TransportError` if the device does not have them."""
+        """Read exactly ``size`` bytes; :exc:`~virtio.errors.RefusedError` if it does not have them."""
 
     def write_config(self, offset: int, data: bytes) -> None:
-        """Write bytes; :exc:`~virtio.TransportError` if the device is known to have refused."""
+        """Write bytes; :exc:`~virtio.errors.RefusedError` if the device is known not to take them."""
 
     # --- queues
 

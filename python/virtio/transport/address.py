@@ -35,7 +35,9 @@ DRIVER_ENTRY_POINTS = "virtio.transports.driver"
 _STARTERS = {
     "vhost-user": "virtio.transport.vhost_user:start",
 }
-_OPENERS: dict[str, str] = {}
+_OPENERS = {
+    "vhost-user": "virtio.transport.vhost_user:open_driver_end",
+}
 
 
 class Address(NamedTuple):

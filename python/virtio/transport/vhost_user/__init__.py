@@ -1,20 +1,27 @@
-"""vhost-user, the back end's side: a device in this process, its driver in a virtual machine.
+"""vhost-user: a device in this process for a virtual machine, or a driver here for a device elsewhere.
 
 From the inside out: :mod:`.payloads` and :mod:`.messages` are the protocol as tables, :mod:`.codec` makes
-messages of bytes, :mod:`.session` (with :mod:`.backend`, :mod:`.vring` and :mod:`.channel`) drives a device
+messages of bytes.
+
+The back end's side: :mod:`.session` (with :mod:`.backend`, :mod:`.vring` and :mod:`.channel`) drives a device
 by them, and :mod:`.connection`, :mod:`.listener` and :mod:`.server` do the input and output.
 :mod:`.quirks` lists what known front ends do differently.
+
+The front end's side: :mod:`.exchange` pairs requests and answers, :mod:`.frontend` is the procedures made of
+them, :mod:`.client` does the input and output, and :mod:`.driver_end` is what a driver calls.
 """
 
 from urllib.parse import parse_qsl
 
 from virtio.errors import ConfigurationError
+from virtio.memory.shared import DEFAULT_SIZE, SharedMemory
 from virtio.transport.interface import DeviceEnd
 from virtio.transport.vhost_user.backend import IN_BAND, PROTOCOL_FEATURES
+from virtio.transport.vhost_user.driver_end import VhostUserDriverEnd
 from virtio.transport.vhost_user.listener import open_listener
 from virtio.transport.vhost_user.server import VhostUserServer
 
-__all__ = ["VhostUserServer", "start"]
+__all__ = ["VhostUserDriverEnd", "VhostUserServer", "open_driver_end", "start"]
 
 
 def start(device: DeviceEnd, spec: str) -> VhostUserServer:
@@ -22,10 +29,36 @@ def start(device: DeviceEnd, spec: str) -> VhostUserServer:
 
     ``spec`` may end in ``?notifications=in-band``: front ends may then kick, and be called, by messages.
     """
+    place, in_band = _options(spec)
+    features = PROTOCOL_FEATURES | (IN_BAND if in_band else 0)
+    return VhostUserServer(device, open_listener(place), protocol_features=features)
+
+
+def open_driver_end(
+    spec: str,
+    *,
+    timeout: float = 5.0,
+    memory_size: int = DEFAULT_SIZE,
+    huge_pages: bool = False,
+) -> VhostUserDriverEnd:
+    """Connect to the back end at the socket that ``spec`` names.
+
+    ``timeout``: seconds that a request may take. ``memory_size``: bytes of the first region of shared memory,
+    and by how much it grows at least. ``huge_pages``: make it of 2 MiB pages. With ``?notifications=in-band``
+    behind ``spec`` the back end is kicked, and calls, by messages.
+    """
+    place, in_band = _options(spec)
+    if not timeout > 0:
+        raise ConfigurationError(f"a timeout of {timeout:g} seconds")
+    memory = SharedMemory(memory_size, huge_pages=huge_pages)
+    return VhostUserDriverEnd(place, timeout=timeout, memory=memory, in_band=in_band)
+
+
+def _options(spec: str) -> tuple[str, bool]:
     place, _, options = spec.partition("?")
-    features = PROTOCOL_FEATURES
+    in_band = False
     for option in parse_qsl(options, keep_blank_values=True):
         if option != ("notifications", "in-band"):
             raise ConfigurationError(f"vhost-user has no option {'='.join(option)}")
-        features |= IN_BAND
-    return VhostUserServer(device, open_listener(place), protocol_features=features)
+        in_band = True
+    return place, in_band

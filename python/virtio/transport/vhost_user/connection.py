@@ -1,13 +1,11 @@
 """The shell around a session: one front end's sockets, served on the thread of the device."""
 
-import array
 import contextlib
 import logging
 import os
 import selectors
 import socket
 import threading
-from collections import deque
 from collections.abc import Callable
 
 from virtio.transport.interface import DeviceEnd, GuestMemory
@@ -20,16 +18,11 @@ from virtio.transport.vhost_user.actions import (
     SendRequest,
     UseChannel,
 )
+from virtio.transport.vhost_user.ancillary import Outbox, receive
 from virtio.transport.vhost_user.session import Session
 
 _log = logging.getLogger("virtio.transport.vhost_user")
 
-MAX_UNSENT = 64 * 1024
-"""Bytes that a front end may leave unread. Answers are small and few: it has stopped reading."""
-
-# SCM_MAX_FD, the most that the kernel lets a message carry: nothing is cut off for want of room.
-_MAX_FDS = 253
-_ANCILLARY_SIZE = socket.CMSG_SPACE(_MAX_FDS * array.array("i").itemsize)
 _READS_PER_TURN = 64
 
 
@@ -64,46 +57,6 @@ class Mailbox:
         with self._lock:
             self._closed = True
             os.close(self.fd)
-
-
-class Outbox:
-    """What a socket could not take yet."""
-
-    def __init__(self, target: socket.socket) -> None:
-        """Send to ``target``, which does not block."""
-        self._socket = target
-        self._waiting: deque[tuple[memoryview, tuple[int, ...]]] = deque()
-        self._size = 0
-
-    @property
-    def pending(self) -> bool:
-        """Whether something waits for the socket."""
-        return bool(self._waiting)
-
-    @property
-    def overfull(self) -> bool:
-        """Whether too much waits."""
-        return self._size > MAX_UNSENT
-
-    def send(self, data: bytes, fds: tuple[int, ...] = ()) -> None:
-        """Send now, or when the socket takes it."""
-        self._waiting.append((memoryview(data), fds))
-        self._size += len(data)
-        self.flush()
-
-    def flush(self) -> None:
-        """Send what the socket takes."""
-        while self._waiting:
-            data, fds = self._waiting[0]
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-            try:
-                sent = self._socket.sendmsg([data], rights, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return
-            self._size -= sent
-            self._waiting.popleft()
-            if sent < len(data):
-                self._waiting.appendleft((data[sent:], ()))
 
 
 class Connection:
@@ -184,26 +137,18 @@ class Connection:
         main = source is self._socket
         wanted = self._session.wanted if main else self._session.channel_wanted
         try:
-            data, ancillary, flags, _ = source.recvmsg(
-                wanted, _ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
-            )
-        except BlockingIOError:
-            return False
+            received = receive(source, wanted)
         except OSError as error:
             self._lost(main, error.strerror or str(error))
             return False
-        fds = array.array("i")
-        for level, kind, content in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+        if received is None:
+            return False
+        data, fds, lost = received
         if not data:
-            for fd in fds:
-                os.close(fd)
             self._lost(main, "it hung up")
             return False
-        lost = bool(flags & socket.MSG_CTRUNC)
-        receive = self._session.receive if main else self._session.receive_channel
-        self._do(receive(data, fds.tolist(), lost=lost))
+        take = self._session.receive if main else self._session.receive_channel
+        self._do(take(data, fds, lost=lost))
         return True
 
     def _read_mail(self) -> None:

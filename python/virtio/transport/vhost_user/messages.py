@@ -98,7 +98,7 @@ _FRONT_END = (
     MessageType(3, "SET_OWNER", form.EMPTY),
     MessageType(4, "RESET_OWNER", form.EMPTY),
     MessageType(5, "SET_MEM_TABLE", form.MEMORY_TABLE, None, (0, MAX_REGIONS)),
-    MessageType(6, "SET_LOG_BASE", form.LOG, form.EMPTY, (0, 1), _P.LOG_SHMFD),
+    MessageType(6, "SET_LOG_BASE", form.LOG, form.LOG_ANSWER, (0, 1), _P.LOG_SHMFD),
     MessageType(7, "SET_LOG_FD", form.EMPTY, None, (1, 1), _P.LOG_SHMFD),
     MessageType(8, "SET_VRING_NUM", form.VRING_STATE),
     MessageType(9, "SET_VRING_ADDR", form.VRING_ADDRESS),

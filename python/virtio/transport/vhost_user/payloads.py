@@ -176,6 +176,12 @@ def _encode_config(access: ConfigAccess | None) -> bytes:
     return b"" if access is None else _CONFIG.pack(access.offset, access.size, access.flags) + access.data
 
 
+def _answer_of_log(data: bytes) -> None:
+    """Read nothing: DPDK sends none, libvhost-user eight bytes without a meaning."""
+    if len(data) not in (0, _U64.size):
+        raise PayloadError(f"payload of {len(data)} bytes where there is none")
+
+
 EMPTY = Form("nothing", _nothing, lambda _: b"")
 U64 = Form("u64", _number, _U64.pack)
 VRING_STATE = _tuple("vring state", "=II", VringState)
@@ -183,6 +189,7 @@ VRING_ADDRESS = _tuple("vring address", "=IIQQQQ", VringAddress)
 MEMORY_TABLE = Form("memory regions", _decode_table, _encode_table)
 MEMORY_REGION = Form("memory region", _decode_region, lambda region: _U64.pack(0) + _REGION.pack(*region))
 CONFIG = Form("configuration access", _decode_config, _encode_config)
+LOG_ANSWER = Form("nothing", _answer_of_log, lambda _: b"")
 LOG = _tuple("log", "=QQ", LogArea)
 IOTLB = _tuple("IOTLB", "=QQQBB6x", Iotlb)
 VRING_AREA = _tuple("vring area", "=QQQ", VringArea)
