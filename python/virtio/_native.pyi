@@ -666,10 +666,10 @@ class RingDevice:
         features: int = 0,
     ) -> Self:
         """Continue at ``base``, in the form of vhost-user's VRING_BASE; None: a new ring."""
-    def take(self, max: int = 1) -> list[tuple[int, int, list[tuple[int, int]], list[tuple[int, int]]]]:
-        """Take up to ``max`` chains: head or buffer id, slots, and the device-readable and device-writable
+    def take(self, limit: int = 1) -> list[tuple[int, int, list[tuple[int, int]], list[tuple[int, int]]]]:
+        """Take up to ``limit`` chains: head or buffer id, slots, and the device-readable and device-writable
         buffers as ``(address, length)``; those of no bytes are left out."""
-    def complete(self, id: int, slots: int, written: int) -> None:
+    def complete(self, head: int, slots: int, written: int) -> None:
         """Record a completion; the driver does not see it before :meth:`publish`."""
     def publish(self) -> bool:
         """Show the driver all completions; return whether it wants a notification."""
@@ -705,8 +705,8 @@ class RingDriver:
         there is one; return its head or buffer id, None: there is no room."""
     def publish(self) -> bool:
         """Show the device all chains added; return whether it wants a kick."""
-    def reap(self, max: int = ...) -> list[tuple[int, int]]:
-        """Take back up to ``max`` used chains: head or buffer id, and bytes written.
+    def reap(self, limit: int = ...) -> list[tuple[int, int]]:
+        """Take back up to ``limit`` used chains: head or buffer id, and bytes written.
 
         Raises :exc:`~virtio.ProtocolError` for what the device broke.
         """

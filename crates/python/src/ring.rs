@@ -73,12 +73,12 @@ impl RingDevice {
         })
     }
 
-    #[pyo3(signature = (max=1))]
-    fn take(&self, max: usize) -> PyResult<Vec<(u16, u16, Buffers, Buffers)>> {
+    #[pyo3(signature = (limit=1))]
+    fn take(&self, limit: usize) -> PyResult<Vec<(u16, u16, Buffers, Buffers)>> {
         let snapshot = self.memory.snapshot();
         let (ring, batch) = &mut *lock(&self.state);
         batch.attach(&snapshot);
-        ring.take(&snapshot, batch, max).map_err(raise)?;
+        ring.take(&snapshot, batch, limit).map_err(raise)?;
         let buffers =
             |segments: &[Segment]| -> Buffers { segments.iter().map(|s| (s.guest, s.len)).collect() };
         let chains = batch.iter().map(|chain| {
@@ -88,8 +88,8 @@ impl RingDevice {
         Ok(chains.collect())
     }
 
-    fn complete(&self, id: u16, slots: u16, written: u32) -> PyResult<()> {
-        let token = Token { id, slots };
+    fn complete(&self, head: u16, slots: u16, written: u32) -> PyResult<()> {
+        let token = Token { id: head, slots };
         let ring = &mut lock(&self.state).0;
         ring.complete(&self.memory.snapshot(), token, written)
             .map_err(raise)
@@ -186,10 +186,10 @@ impl RingDriver {
         each_layout!(self, driver => driver.publish())
     }
 
-    #[pyo3(signature = (max=usize::MAX))]
-    fn reap(&self, max: usize) -> PyResult<Vec<(u16, u32)>> {
+    #[pyo3(signature = (limit=usize::MAX))]
+    fn reap(&self, limit: usize) -> PyResult<Vec<(u16, u32)>> {
         let mut used = Vec::new();
-        each_layout!(self, driver => driver.reap(max, |entry| used.push((entry.head, entry.len))))
+        each_layout!(self, driver => driver.reap(limit, |entry| used.push((entry.head, entry.len))))
             .map_err(raise)?;
         Ok(used)
     }
