@@ -166,10 +166,11 @@ class InOrder:
         """Begin with no chain."""
         self._waiting: deque[ModelChain] = deque()
         self._written: dict[int, int] = {}
+        self._open = Group(0, 0, 0, 0)
 
     def __len__(self) -> int:
-        """Chains that the driver has not been told of."""
-        return len(self._waiting)
+        """Chains that no used element has been written for."""
+        return len(self._waiting) + self._open.chains
 
     def taken(self, chain: ModelChain) -> None:
         """Append a chain."""
@@ -179,18 +180,23 @@ class InOrder:
         """Note that a chain is done; the driver is told when all older ones are."""
         self._written[head] = written
 
-    def groups(self) -> Iterator[Group]:
-        """Take out those whose turn it is, by used elements to write.
+    def groups(self, *, tell: bool) -> Iterator[Group]:
+        """Take out those whose turn it is, by used elements to write; those that younger ones could still
+        join, only when it is time to ``tell`` the driver.
 
         Chains that an element skips count as used completely, so one that was not written to its end has to
         be the last of its group.
         """
-        chains = slots = 0
         while self._waiting and self._waiting[0].head in self._written:
             chain = self._waiting.popleft()
             written = self._written.pop(chain.head)
-            chains, slots = chains + 1, slots + chain.slots
-            more = self._waiting and self._waiting[0].head in self._written
-            if written != chain.room or not more:
-                yield Group(chain.head, written, chains, slots)
-                chains = slots = 0
+            chains, slots = self._open.chains + 1, self._open.slots + chain.slots
+            self._open = Group(chain.head, written, chains, slots)
+            if written != chain.room:
+                yield self._close()
+        if tell and self._open.chains:
+            yield self._close()
+
+    def _close(self) -> Group:
+        group, self._open = self._open, Group(0, 0, 0, 0)
+        return group

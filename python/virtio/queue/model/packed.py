@@ -286,8 +286,8 @@ class PackedDevice:
 
     @property
     def base(self) -> int:
-        """Where a successor continues: it takes those again that were not completed, if the driver has not
-        been told of a younger one."""
+        """Where a successor continues: it takes those again that were not completed, if no younger one was;
+        in order, those that no used descriptor stands for."""
         youngest = all(self._turn - turn <= len(self._held) for turn in self._held.values())
         again = youngest or self._order is not None
         return self.next_used.packed << 16 | (self.next_used if again else self.next_available).packed
@@ -384,6 +384,11 @@ class PackedDevice:
             self._use(chain.head, written, chain.slots)
         else:
             self._order.completed(chain.head, written)
+            self._tell(self._order, now=False)
+
+    def _tell(self, order: InOrder, *, now: bool) -> None:
+        for group in order.groups(tell=now):
+            self._use(group.head, group.written, group.slots)
 
     def _use(self, buffer_id: int, written: int, slots: int) -> None:
         """Write a used descriptor that stands for ``slots``, but for the one that the driver waits for
@@ -405,8 +410,7 @@ class PackedDevice:
         if not self._enabled:
             return False
         if self._order is not None:
-            for group in self._order.groups():
-                self._use(group.head, group.written, group.slots)
+            self._tell(self._order, now=True)
         if self._withheld is None:
             return False
         self.memory.release()

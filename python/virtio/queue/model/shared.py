@@ -21,19 +21,22 @@ if TYPE_CHECKING:
 _BIG_ENDIAN: Final = sys.byteorder == "big"
 _FENCE: Final = threading.Lock()
 
+ACQUIRE: Final = "acquire"
+RELEASE: Final = "release"
 FENCE: Final = "fence"
-"""The :attr:`Touch.part` of a fence, which has no address."""
+ORDERINGS: Final = (ACQUIRE, RELEASE, FENCE)
+"""A :attr:`Touch.part` of these is no access, but orders others. It has no address."""
 
 
 @dataclass(frozen=True, slots=True)
 class Touch:
-    """One access to shared memory, or a fence between two."""
+    """One access to shared memory, or an ordering between two."""
 
     end: str
     """``"driver"`` or ``"device"``."""
     part: str
     """What lies there: ``"descriptor"``, ``"table"``, ``"available"`` or ``"used"`` (entries of those rings),
-    ``"index"``, ``"event"`` (what asks for notifications, flags or index), ``"fence"``."""
+    ``"index"``, ``"event"`` (what asks for notifications, flags or index), or one of :data:`ORDERINGS`."""
     address: int
     size: int
     write: bool
@@ -126,21 +129,21 @@ class SharedMemory:
 
     def acquire(self) -> None:
         """Order earlier loads before all later accesses: what an index or a flag promises is there."""
-        self._order()
+        self._order(ACQUIRE)
 
     def release(self) -> None:
         """Order all earlier accesses before later stores: an index or a flag promises what is there."""
-        self._order()
+        self._order(RELEASE)
 
     def fence(self) -> None:
         """Order all earlier accesses before all later ones: of two ends that each store and then load what
         the other stores, at least one sees the other's store."""
-        self._order()
+        self._order(FENCE)
 
-    def _order(self) -> None:
+    def _order(self, kind: str) -> None:
         # Python has one means for all three, and it is the strongest: a locked operation.
         if self.observer is not None:
-            self.observer(Touch(self.end, FENCE, 0, 0, False))
+            self.observer(Touch(self.end, kind, 0, 0, False))
         with _FENCE:
             pass
 

@@ -40,6 +40,8 @@ class SplitDriver:
 
     ``memory`` is the guest's memory as a writable buffer whose first byte has the address ``start``. The ring
     begins at ``address``; all from its end up to ``end`` (default: the end of memory) is used for buffers.
+    ``layout`` puts the three parts elsewhere than one behind the other, in the order that the standard names
+    them.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class SplitDriver:
         size: int,
         features: int = 0,
         *,
+        layout: SplitLayout | None = None,
         start: int = 0,
         end: int | None = None,
         observer: Callable[[Touch], object] | None = None,
@@ -56,7 +59,7 @@ class SplitDriver:
         """Lay out an empty ring, with the index fields at 0 as 2.7.10.1 demands."""
         self.memory = shared(memory, start, "driver", observer)
         self.features = features
-        self.layout = SplitLayout.at(address, size)
+        self.layout = SplitLayout.at(address, size) if layout is None else layout
         self.buffers = Buffers(self.memory, self.layout.end, end)
         self._enable(self.layout)
 
@@ -373,6 +376,11 @@ class SplitDevice:
             self._use(head, written, 1)
         else:
             self._order.completed(head, written)
+            self._tell(self._order, now=False)
+
+    def _tell(self, order: InOrder, *, now: bool) -> None:
+        for group in order.groups(tell=now):
+            self._use(group.head, group.written, group.chains)
 
     def _use(self, head: int, written: int, chains: int) -> None:
         """Write a used entry; the index skips the chains that it stands for besides (2.7.9)."""
@@ -384,8 +392,7 @@ class SplitDevice:
         if not self._enabled:
             return False
         if self._order is not None:
-            for group in self._order.groups():
-                self._use(group.head, group.written, group.chains)
+            self._tell(self._order, now=True)
         old, new = self._published, self._next_used
         if old == new:
             return False
@@ -416,8 +423,8 @@ class SplitDevice:
 
     @property
     def base(self) -> int:
-        """Where a successor continues: it takes those again that were not completed, as far as the driver has
-        not been told of a younger one."""
+        """Where a successor continues: it takes those again that were not completed, as far as no younger one
+        was; in order, those that no used entry stands for."""
         if self._order is not None:
             return (self._next_available - len(self._order)) & 0xFFFF
         base, held = self._next_available, set(self._held.values())
