@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from itertools import groupby
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,6 +15,7 @@ from rich.progress import Progress
 
 from virtio.bench import Machine, this_machine
 from virtio.bench.ring import BATCHES, LAYOUTS, OUTSTANDING, Result, Ring, Wait, measure, plan
+from virtio.cli.bench_count import show_counts
 from virtio.cli.tables import console, show
 from virtio.errors import ConfigurationError
 
@@ -52,12 +54,24 @@ def ring(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    counting: Annotated[
+        bool,
+        typer.Option("--count", help="Count cache lines and bus transactions instead of measuring time."),
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --count: draw the counts, as .svg or .png.")
+    ] = None,
 ) -> None:
     """Measure both ends of a ring on two threads: nanoseconds per request against batch size."""
+    if plot is not None and not counting:
+        raise ConfigurationError("--plot draws what --count counts")
     if wait not in _WAITS:
         raise ConfigurationError(f"--wait is {', '.join(_WAITS)}, not {wait}")
     if unknown := set(layout or ()) - set(LAYOUTS):
         raise ConfigurationError(f"no such layout: {', '.join(unknown)}")
+    if counting:
+        show_counts(layout or tuple(LAYOUTS), batch, as_json=as_json, as_csv=as_csv, picture=plot)
+        return
     machine = this_machine()
     points = plan(
         layouts=layout or tuple(LAYOUTS),
