@@ -2,6 +2,7 @@
 
 mod barriers;
 mod driver;
+pub mod inflight;
 mod notification;
 mod order;
 mod packed;

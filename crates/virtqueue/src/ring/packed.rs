@@ -309,6 +309,42 @@ impl PackedRing {
         Ok(())
     }
 
+    /// Takes a list that a predecessor had taken, by the copy that was kept of its descriptors: those in
+    /// the ring may have been overwritten by used ones.
+    #[cold]
+    pub(super) fn retake(
+        &mut self,
+        memory: &Snapshot,
+        list: &[(u64, Head)],
+        batch: &mut Batch,
+    ) -> Result<(), Fault> {
+        let Some((_, last)) = list.last() else {
+            return Ok(());
+        };
+        let token = Token {
+            id: last.id,
+            slots: list.len() as u16,
+        };
+        let mut nearby = self.nearby;
+        let mut walked = Ok(Walk::new(self.config.size));
+        for (addr, head) in list {
+            walked = walked.and_then(|mut walk| {
+                if head.flags & INDIRECT != 0 {
+                    return self.walk_table(memory, &mut nearby, batch, walk, *addr, head.len);
+                }
+                let write = head.flags & WRITE != 0;
+                walk.buffer(memory, &mut nearby, batch, *addr, head.len, write)?;
+                Ok(walk)
+            });
+        }
+        let taken = walked.and_then(|walk| self.admit(memory, token, walk.room()).map(|()| walk));
+        taken.inspect_err(|_| batch.abandon_chain())?.finish(batch, token);
+        if memory.dirty_log().is_some() {
+            self.log.remember(usize::from(token.id), batch);
+        }
+        Ok(())
+    }
+
     /// Books a chain that begins at `self.next`.
     #[inline(always)]
     fn admit(&mut self, memory: &Snapshot, token: Token, room: u64) -> Result<(), Fault> {

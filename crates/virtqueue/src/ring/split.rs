@@ -202,13 +202,39 @@ impl SplitRing {
             }));
         }
         let room = self.walk_from(memory, parts, batch, head)?;
+        self.book(head, room);
+        Ok(())
+    }
+
+    /// Takes a chain that a predecessor had taken: whatever the available ring says by now.
+    #[cold]
+    pub(super) fn retake(&mut self, memory: &Snapshot, head: u16, batch: &mut Batch) -> Result<(), Fault> {
+        let Some(parts) = self.parts(memory)? else {
+            return Err(Fault::new(Rule::Address, "the ring is not mapped"));
+        };
+        if self
+            .state
+            .get(usize::from(head))
+            .is_none_or(|state| state & HELD != 0)
+        {
+            let detail = format!("head {head} was in flight");
+            return Err(Fault::new(Rule::DescriptorIndex, detail));
+        }
+        let taken = self.walk_from(memory, &parts, batch, head);
+        self.book(head, taken.inspect_err(|_| batch.abandon_chain())?);
+        self.available = self.next;
+        Ok(())
+    }
+
+    /// Books a chain that was taken at `self.next`.
+    #[inline(always)]
+    fn book(&mut self, head: u16, room: u64) {
         if let Some(order) = &mut self.order {
             order.taken(Token { id: head, slots: 1 }, room);
         }
         self.state[usize::from(head)] = HELD | u32::from(self.next);
         self.held += 1;
         self.next = self.next.wrapping_add(1);
-        Ok(())
     }
 
     /// Walks the chain at `head`, which is less than the size, into `batch`; returns its room.

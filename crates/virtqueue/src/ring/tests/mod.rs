@@ -1,5 +1,6 @@
 //! The split ring against rings written by hand.
 
+mod crashes;
 mod hostile_device;
 mod malformed;
 mod malformed_packed;
