@@ -9,6 +9,7 @@ mod packed;
 mod packed_driver;
 mod packed_layout;
 mod policy;
+mod prefetch;
 mod split;
 mod split_driver;
 mod split_layout;

@@ -458,6 +458,7 @@ impl DeviceRing for PackedRing {
             if !head.available_at(self.next) || full || batch.segment_count() >= BATCH_SEGMENTS {
                 return Ok(taken);
             }
+            parts.claim(self.next.offset);
             if let Err(fault) = self.take_one(memory, &parts, batch, head) {
                 batch.abandon_chain();
                 let fault = self.fault(fault);

@@ -296,6 +296,7 @@ impl PackedDriver {
             if !head.used_at(self.seen) {
                 break;
             }
+            self.parts.claim(self.next.offset);
             let written = if head.flags & WRITE != 0 { head.len } else { 0 };
             if self.in_order {
                 done += self.take_back_until(head.id, written, &mut each)?;

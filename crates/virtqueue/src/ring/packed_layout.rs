@@ -4,6 +4,7 @@
 //! access of 64 bits: whoever sees the flags sees the rest, and nobody sees half of either.
 
 use super::wakeup::PackedWords;
+use super::prefetch;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 /// `VIRTQ_DESC_F_AVAIL`
@@ -146,6 +147,12 @@ impl Parts {
         debug_assert!(u32::from(offset) < self.size);
         // SAFETY: in the ring, and aligned, by the promise of `new`.
         unsafe { AtomicU64::from_ptr(self.ring.add(usize::from(offset) * 16 + at).cast()) }
+    }
+
+    /// Fetches the line of a descriptor: whoever looks at it writes there next.
+    #[inline]
+    pub(super) fn claim(&self, offset: u16) {
+        prefetch::for_writing(self.ring.wrapping_add(usize::from(offset) * 16));
     }
 
     #[inline]
