@@ -18,6 +18,7 @@ pub mod fault;
 pub mod loopback;
 pub mod memory;
 pub mod notify;
+pub mod relax;
 pub mod ring;
 #[allow(missing_docs)]
 pub mod spec;

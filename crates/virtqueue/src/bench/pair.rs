@@ -11,7 +11,9 @@ use crate::fault::Fault;
 use crate::loopback::Loopback;
 use crate::memory::Snapshot;
 use crate::notify::EventFd;
+use crate::relax::Relax;
 use crate::ring::{Buffer, DeviceRing, PackedDriver, PackedRing, SplitDriver, SplitRing, Used, feature};
+use crate::worker::Completions;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -220,6 +222,7 @@ fn drive(shape: Pair, shared: &Shared, driver: &mut impl Driver, buffer: Buffer)
     let buffers = [buffer];
     let check = shape.wait != Wait::Poll;
     let (mut started, mut done, mut kicks, mut idle) = (0, 0, 0, 0u32);
+    let relax = Relax::new();
     driver.disarm();
     while done < shape.requests {
         let room = shape.outstanding - (started - done) as usize;
@@ -248,6 +251,8 @@ fn drive(shape: Pair, shared: &Shared, driver: &mut impl Driver, buffer: Buffer)
                 sleep(&shared.call);
             }
             driver.disarm();
+        } else {
+            relax.wait();
         }
     }
     Ok(kicks)
@@ -262,7 +267,9 @@ fn serve(
 ) -> Result<u64, Fault> {
     let mut batch = Batch::default();
     batch.attach(memory);
+    let mut completions = Completions::default();
     let (mut done, mut calls, mut idle) = (0, 0, 0u32);
+    let relax = Relax::new();
     device.map(memory)?;
     device.disarm(memory)?;
     while done < shape.requests {
@@ -278,12 +285,16 @@ fn serve(
                     sleep(&shared.kick);
                 }
                 device.disarm(memory)?;
+            } else {
+                relax.wait();
             }
             continue;
         }
+        completions.clear();
         for chain in batch.iter() {
-            device.complete(memory, chain.token, chain.writable_len as u32)?;
+            completions.push(chain.token, chain.writable_len as u32);
         }
+        device.complete_all(memory, completions.as_slice())?;
         if shape.wait == Wait::Poll {
             device.reveal(memory)?;
         } else if device.publish(memory)? && shape.wait == Wait::Notify {

@@ -6,6 +6,7 @@ use crate::chain::Batch;
 use crate::fault::{Fault, Rule};
 use crate::memory::Reader;
 use crate::notify::{Kick, Read, Sent, read_count};
+use crate::relax::Relax;
 use crate::ring::{DeviceRing, Ring};
 use std::any::Any;
 use std::os::fd::{AsRawFd, RawFd};
@@ -250,11 +251,10 @@ impl Engine {
         self.ring.disarm(self.reader.snapshot())?;
         let busy = limit == BUSY;
         let window = if busy { BUSY_LOOK } else { self.window.now(limit) };
+        let relax = Relax::new();
         let start = Instant::now();
         while start.elapsed() < window {
-            for _ in 0..16 {
-                std::hint::spin_loop();
-            }
+            relax.wait();
             self.shared.counters.polls.add(1);
             let changed = Some(self.shared.revision.load(Ordering::Relaxed)) != self.revision;
             if changed || self.stopping() || self.reader.stale() {
