@@ -27,6 +27,7 @@ class FakeQueue:
         self.base = 0
         self.advance = 0
         self.kick: int | None = None
+        self.kicks = True
         self.call: int | Callable[[], object] | None = None
         self.error: int | None = None
         self.notified = 0
@@ -56,6 +57,9 @@ class FakeQueue:
 
     def set_kick(self, fd: int | None) -> None:
         self.kick = _checked(fd)
+
+    def set_kicks(self, come: bool) -> None:
+        self.kicks = come
 
     def set_call(self, target: int | Callable[[], object] | None) -> None:
         self.call = target if callable(target) else _checked(target)

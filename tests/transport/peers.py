@@ -17,6 +17,7 @@ from virtio.transport.vhost_user.codec import encode
 from virtio.transport.vhost_user.messages import (
     F_PROTOCOL_FEATURES,
     FRONT_END,
+    NO_DESCRIPTOR,
     ProtocolFeature,
 )
 from virtio.transport.vhost_user.payloads import ConfigAccess, MemoryRegion, VringState
@@ -397,10 +398,21 @@ class Old(Peer):
         ]
 
 
+class Silent(Old):
+    """A front end that never kicks, and has the back end poll instead."""
+
+    name = "without kicks"
+
+    def start(self, guest: Guest) -> None:
+        super().start(guest)
+        for index in range(len(guest.rings)):
+            self.tell("SET_VRING_KICK", NO_DESCRIPTOR | index)
+
+
 def _raw_table(front_end: FrontEnd, payload: bytes, fd: int) -> None:
     """Send a memory table whose payload is longer than its regions."""
     front_end.raw(encode(5, 9, payload), [fd])
     assert front_end.receive().payload == 0
 
 
-PEERS = (Uml, UmlInBand, Uml72, Qemu, QemuPlain, Qemu11, Dpdk, Libblkio, Old)
+PEERS = (Uml, UmlInBand, Uml72, Qemu, QemuPlain, Qemu11, Dpdk, Libblkio, Old, Silent)

@@ -30,6 +30,7 @@ class DeviceQueue:
         self.max_size = max_size
         self._native: Queue | None = None
         self._counters: Counters | None = None
+        self._polling: tuple[Literal["busy", "adaptive", "off"] | int, int] = ("off", 50)
         self._clear()
 
     def _clear(self) -> None:
@@ -37,6 +38,7 @@ class DeviceQueue:
         self._fresh = False  # the rings were configured since the queue last ran
         self._enabled = False
         self._live = False
+        self._kicks = True
         self._features = 0
 
     def __repr__(self) -> str:
@@ -98,8 +100,22 @@ class DeviceQueue:
     def set_polling(
         self, mode: 'Literal["busy", "adaptive", "off"] | int', *, microseconds: int = 50
     ) -> None:
-        """Look at an empty ring without end, for a bounded time (a number: these microseconds), or not."""
-        self._attached().set_polling(mode, microseconds=microseconds)
+        """Look at an empty ring without end, for a bounded time (a number: these microseconds), or not.
+
+        It may be chosen before there is a driver, and stays when another comes.
+        """
+        self._polling = (mode, microseconds)
+        self._apply_polling()
+
+    def set_kicks(self, come: bool) -> None:
+        """Say whether the driver sends kicks at all. Without any the queue never sleeps, whatever was chosen."""
+        self._kicks = come
+        self._apply_polling()
+
+    def _apply_polling(self) -> None:
+        if self._native is not None:
+            mode, microseconds = self._polling
+            self._native.set_polling(mode if self._kicks else "busy", microseconds=microseconds)
 
     @property
     def ready(self) -> bool:
@@ -158,6 +174,7 @@ class DeviceQueue:
         """A driver arrives: make the native queue on its memory."""
         self._clear()
         self._native = Queue(memory, self.index, handler, on_fault=on_fault, name=name)
+        self._apply_polling()
 
     def detach(self, timeout: float = 5.0) -> None:
         """The driver is gone: stop, and let go of its memory and descriptors."""

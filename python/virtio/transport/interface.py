@@ -58,6 +58,9 @@ class QueueEnd(Protocol):
     def set_kick(self, fd: int | None) -> None:
         """Take notifications from this descriptor."""
 
+    def set_kicks(self, come: bool) -> None:
+        """Poll instead of sleeping if no notifications come."""
+
     def set_call(self, target: int | Callable[[], object] | None) -> None:
         """Send notifications there."""
 

@@ -91,6 +91,7 @@ class Vring:
     def set_kick(self, fd: int | None) -> None:
         """Take the descriptor for kicks; None: the front end wants polling, or kicks in-band."""
         self.queue.set_kick(fd)
+        self.queue.set_kicks(fd is not None)
         self._kick_known = True
 
     def kick_in_band(self) -> None:
@@ -149,6 +150,7 @@ class Vring:
         finally:
             self.begun = self._kick_known = False
             self.queue.set_kick(None)
+            self.queue.set_kicks(True)
         return self._base
 
     def reset(self, *, enabled: bool, timeout: float) -> None:
