@@ -108,7 +108,7 @@ class DeviceQueue:
         self._apply_polling()
 
     def set_kicks(self, come: bool) -> None:
-        """Say whether the driver sends kicks at all. Without any the queue never sleeps, whatever was chosen."""
+        """Say whether the driver sends kicks at all. Without any the queue never sleeps."""
         self._kicks = come
         self._apply_polling()
 
