@@ -3,8 +3,8 @@
 //! All of it may change at any moment. A descriptor's length, id and flags are one atomic
 //! access of 64 bits: whoever sees the flags sees the rest, and nobody sees half of either.
 
-use super::wakeup::PackedWords;
 use super::prefetch;
+use super::wakeup::PackedWords;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 /// `VIRTQ_DESC_F_AVAIL`
