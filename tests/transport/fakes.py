@@ -74,6 +74,10 @@ class FakeQueue:
         self.running = True
         self.starts += 1
 
+    def reset(self) -> None:
+        self.stop()
+        self.rings = {}
+
     def stop(self, timeout: float = 5.0) -> int:
         was, self.running = self.running, False
         if was and self.hangs:
@@ -143,6 +147,9 @@ class FakeDevice:
         self.status = 0
         self.resets = 0
         self.config = bytearray(range(60))
+        self.device_id = 2
+        self.config_size = len(self.config)
+        self.config_generation = 0
         self.queues = tuple(FakeQueue(index) for index in range(queues))
         self.events: TransportEvents | None = None
         self.attached = False

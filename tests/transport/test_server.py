@@ -49,7 +49,7 @@ def test_what_is_no_address_is_said_so(text: str) -> None:
 def test_transports_come_from_entry_points_too(monkeypatch: pytest.MonkeyPatch) -> None:
     point = metadata.EntryPoint("mine", "tests.transport.test_server:start_mine", address.ENTRY_POINTS)
     monkeypatch.setattr(metadata, "entry_points", lambda **_: [point])
-    assert address.schemes() == ["mine", "vhost-user"]
+    assert address.schemes() == ["mem", "mine", "vhost-user"]
     with pytest.raises(NotImplementedError, match="there"):
         virtio.start(Disk(), "mine:there")
 

@@ -6,14 +6,16 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType, ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from virtio.driver.registry import driver_class
 from virtio.driver.wire import DriverEnd
 from virtio.errors import ConfigurationError
-from virtio.spec.model import DeviceType
 from virtio.transport.address import opener, parse, starter
 from virtio.transport.interface import DeviceEnd, Server
+
+if TYPE_CHECKING:
+    from virtio.spec.model import DeviceType
 
 __all__ = ["Server", "connect", "open_driver_end", "serve", "start"]
 
@@ -27,7 +29,7 @@ def open_driver_end(address: str, **options: Any) -> DriverEnd:
     return opener(scheme)(rest, **options)
 
 
-def connect(address: str, type: str | int | DeviceType | ModuleType | None = None, **options: Any) -> Any:  # noqa: A002
+def connect(address: str, type: "str | int | DeviceType | ModuleType | None" = None, **options: Any) -> Any:  # noqa: A002
     """Connect to the device at ``address`` and return a driver that is ready to use it.
 
     ``type`` says what the device is (``"block"``); it may be left out where the transport tells. ``options``

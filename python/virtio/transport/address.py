@@ -33,9 +33,11 @@ ENTRY_POINTS = "virtio.transports"
 DRIVER_ENTRY_POINTS = "virtio.transports.driver"
 
 _STARTERS = {
+    "mem": "virtio.transport.mem:start",
     "vhost-user": "virtio.transport.vhost_user:start",
 }
 _OPENERS = {
+    "mem": "virtio.transport.mem:open_driver_end",
     "vhost-user": "virtio.transport.vhost_user:open_driver_end",
 }
 

@@ -73,6 +73,9 @@ class QueueEnd(Protocol):
     def start(self) -> None:
         """Take chains from now on."""
 
+    def reset(self) -> None:
+        """Stop, and forget where the rings are."""
+
     def stop(self, timeout: float = ...) -> int:
         """Finish what was taken and return where to continue."""
 
@@ -127,6 +130,10 @@ class DeviceEnd(Protocol):
         """For logs."""
 
     @property
+    def device_id(self) -> int:
+        """The number of the device's type."""
+
+    @property
     def offered_features(self) -> int:
         """All it has."""
 
@@ -143,6 +150,14 @@ class DeviceEnd(Protocol):
 
     def set_status(self, status: int) -> None:
         """Take what the driver wrote; 0 resets."""
+
+    @property
+    def config_size(self) -> int:
+        """Bytes in configuration space."""
+
+    @property
+    def config_generation(self) -> int:
+        """Changes whenever the device changes its configuration."""
 
     def read_config(self, offset: int, size: int) -> bytes:
         """Read configuration space."""

@@ -1,0 +1,382 @@
+"""``mem:NAME``: both ends in one process, without a socket. The reference among the transports.
+
+A device is started under a name, a driver connects to the name. Everything that is a register elsewhere is a
+call here, made on the driver's thread; only notifications and data take their usual way, by eventfds and
+through shared memory that either end maps for itself.
+"""
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Self
+
+from virtio._native import Memory
+from virtio.errors import (
+    ConfigurationError,
+    DeviceError,
+    Error,
+    ProtocolError,
+    RefusedError,
+    TransportError,
+)
+from virtio.memory.shared import DEFAULT_SIZE, SharedMemory, SharedRegion
+from virtio.spec.core import STATUS, F
+from virtio.transport.interface import DeviceEnd
+from virtio.transport.news import ConfigCallback, FailureCallback, NewsDesk
+from virtio.transport.notifier import Notifier
+
+_log = logging.getLogger("virtio.transport.mem")
+
+CARRIED_FEATURES = ((1 << 128) - 1) & ~(
+    F.ACCESS_PLATFORM | F.SR_IOV | F.NOTIFICATION_DATA | F.NOTIF_CONFIG_DATA | F.ADMIN_VQ
+)
+"""All but those that need an IOMMU, a PCI function, or a notification with data in it."""
+
+_served: dict[str, "MemServer"] = {}
+_served_lock = threading.Lock()
+
+
+class MemServer:
+    """A device under a name."""
+
+    def __init__(self, device: DeviceEnd, name: str) -> None:
+        """Make the device known."""
+        self.device = device
+        self.address = f"mem:{name}"
+        self._name = name
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._end: MemDriverEnd | None = None
+        with _served_lock:
+            if name in _served:
+                raise TransportError(f"{self.address}: another device has this name")
+            _served[name] = self
+
+    @property
+    def connected(self) -> bool:
+        """Whether a driver is there."""
+        return self._end is not None
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until serving has ended; False: it has not, in that time."""
+        return self._ended.wait(timeout)
+
+    def shut_down(self) -> None:
+        """Begin to stop and return at once."""
+        self._ended.set()
+
+    def stop(self) -> None:
+        """Finish what was begun, let go of the driver, and give up the name."""
+        self._ended.set()
+        with _served_lock:
+            if _served.get(self._name) is self:
+                del _served[self._name]
+        with self._lock:
+            end = self._end
+        if end is not None:
+            end.lose(TransportError(f"{self.address}: the device was taken away"))
+
+    def __enter__(self) -> Self:
+        """Serve within a block."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop."""
+        self.stop()
+
+    def take(self, end: "MemDriverEnd") -> None:
+        """Let a driver in, if no other is there."""
+        with self._lock:
+            if self._ended.is_set():
+                raise TransportError(f"{self.address}: the device was taken away")
+            if self._end is not None:
+                raise TransportError(f"{self.address}: another driver uses the device")
+            self._end = end
+
+    def leave(self, end: "MemDriverEnd") -> None:
+        """The driver is gone."""
+        with self._lock:
+            if self._end is end:
+                self._end = None
+
+
+class MemDriverEnd:
+    """The driver's end: a :class:`~virtio.driver.wire.DriverEnd`."""
+
+    def __init__(self, server: MemServer, memory: SharedMemory, timeout: float) -> None:
+        """Connect to a device; ``memory`` belongs to this end from here."""
+        self.address = server.address
+        self.timeout = timeout
+        self.memory = memory
+        self._server = server
+        self._device = server.device
+        self._seen = Memory()  # the memory, as the device maps it
+        self._lock = threading.RLock()
+        self._notifiers: dict[int, Notifier] = {}
+        self._desk = NewsDesk(self.address)
+        self._failure: Error | None = None
+        server.take(self)
+        try:
+            for region in memory.regions:
+                self._share(region)
+            memory.on_growth(self._share)
+            self._device.attach(self._seen, self)
+        except BaseException:
+            server.leave(self)
+            self._seen.clear()
+            raise
+
+    # --- the device speaks, from any thread
+
+    def config_changed(self) -> None:
+        """Fields of the configuration space have new values."""
+        self._desk.config_changed()
+
+    def needs_reset(self, fault: ProtocolError) -> None:
+        """The device cannot go on until it is reset."""
+        error = DeviceError(f"the device needs a reset: {fault}", STATUS.DEVICE_NEEDS_RESET)
+        error.__cause__ = fault
+        self._fail(error)
+
+    # --- features and status
+
+    @property
+    def device_id(self) -> int:
+        """The number of the device's type."""
+        return self._device.device_id
+
+    @property
+    def device_features(self) -> int:
+        """What the device offers, without what this transport cannot carry."""
+        return self._device.offered_features & CARRIED_FEATURES
+
+    def accept(self, features: int) -> None:
+        """Write the features that the driver accepts."""
+        if unexpected := features & ~self.device_features:
+            raise ConfigurationError(f"features {unexpected:#x} are not offered")
+        with self._use() as device:
+            self._say(lambda: device.negotiate(features))
+
+    @property
+    def status(self) -> int:
+        """The device status field."""
+        with self._use() as device:
+            return device.status
+
+    def set_status(self, status: int) -> None:
+        """Write the device status field; 0 resets. What the device refuses shows when it is read."""
+        if status == 0:
+            self.reset()
+            return
+        with self._use() as device:
+            self._say(lambda: device.set_status(status))
+
+    def reset(self) -> None:
+        """Reset the device."""
+        with self._use() as device:
+            device.set_status(0)
+            for index in list(self._notifiers):
+                self._release(index)
+            self._desk.forget()
+
+    def _say(self, call: Callable[[], object]) -> None:
+        try:
+            call()
+        except ProtocolError as error:
+            _log.info("%s: the device refuses: %s", self.address, error)
+
+    # --- configuration space
+
+    @property
+    def config_size(self) -> int:
+        """Bytes of configuration space."""
+        return self._device.config_size
+
+    @property
+    def config_generation(self) -> int:
+        """The device's own number."""
+        return self._device.config_generation
+
+    def read_config(self, offset: int, size: int) -> bytes:
+        """Read configuration space."""
+        with self._use() as device:
+            if offset < 0 or size < 0 or offset + size > device.config_size:
+                raise RefusedError(f"configuration space has {device.config_size} bytes")
+            return device.read_config(offset, size)
+
+    def write_config(self, offset: int, data: bytes) -> None:
+        """Write configuration space."""
+        with self._use() as device:
+            if offset < 0 or offset + len(data) > device.config_size:
+                raise RefusedError(f"configuration space has {device.config_size} bytes")
+            try:
+                device.write_config(offset, bytes(data))
+            except ProtocolError as error:
+                raise RefusedError(f"the device does not take it: {error}") from error
+
+    # --- queues
+
+    @property
+    def max_queues(self) -> int:
+        """How many queues the device has."""
+        return len(self._device.queues)
+
+    def max_queue_size(self, index: int) -> int:
+        """Most entries of a queue; 0: there is no such queue."""
+        return self._device.queues[index].max_size if 0 <= index < self.max_queues else 0
+
+    def start_queue(
+        self, index: int, *, size: int, descriptors: int, available: int, used: int, base: int | None = None
+    ) -> Notifier:
+        """Tell the device where a queue is and enable it."""
+        with self._use() as device:
+            if not 0 <= index < self.max_queues:
+                raise ConfigurationError(f"there is no queue {index}; there are {self.max_queues}")
+            if index in self._notifiers:
+                raise ConfigurationError(f"queue {index} is started already")
+            if not device.status & STATUS.FEATURES_OK:
+                raise ConfigurationError("a queue is started before features were accepted")
+            queue = device.queues[index]
+            notifier = self._notifiers[index] = Notifier()
+            try:
+                queue.reset()
+                queue.configure(
+                    size=size,
+                    descriptors=descriptors,
+                    available=available,
+                    used=used,
+                    space="guest",
+                    base=base,
+                )
+                queue.set_kick(notifier.device_kick_fd)
+                queue.set_call(notifier.call_fd)
+                queue.start()
+            except BaseException:
+                self._release(index)
+                raise
+            return notifier
+
+    def stop_queue(self, index: int) -> int:
+        """Stop a queue and return where to continue."""
+        with self._use() as device:
+            if index not in self._notifiers:
+                raise ConfigurationError(f"queue {index} is not started")
+            base = device.queues[index].stop(self.timeout)
+            self._release(index)
+            return base
+
+    def reset_queue(self, index: int) -> None:
+        """Reset one queue."""
+        with self._use() as device:
+            if not device.negotiated_features & F.RING_RESET:
+                raise ConfigurationError("VIRTIO_F_RING_RESET was not negotiated")
+            self.stop_queue(index)
+            device.queues[index].reset()
+
+    def _release(self, index: int) -> None:
+        self._notifiers.pop(index).close()
+        with contextlib.suppress(ConfigurationError):  # The device may be detached.
+            queue = self._device.queues[index]
+            queue.stop(self.timeout)
+            queue.set_kick(None)
+            queue.set_call(None)
+
+    # --- news
+
+    def on_config_change(self, callback: ConfigCallback | None) -> None:
+        """Call this after a configuration change notification."""
+        self._desk.on_config_change(callback)
+
+    def on_failure(self, callback: FailureCallback | None) -> None:
+        """Call this once, when the device is lost or needs a reset."""
+        self._desk.on_failure(callback)
+
+    def _fail(self, error: Error) -> None:
+        self._desk.failed(error)
+        for notifier in list(self._notifiers.values()):
+            notifier.call()  # Whoever waits for the device looks up.
+
+    # --- the end
+
+    def lose(self, error: Error) -> None:
+        """The device goes away."""
+        with self._lock:
+            if self._failure is not None:
+                return
+            self._failure = error
+            try:
+                self._device.detach()
+                self._seen.clear(self.timeout)
+            finally:
+                self._server.leave(self)
+        self._fail(error)
+
+    def close(self) -> None:
+        """Stop all queues, let go of the device, and unmap the memory."""
+        self._desk.close()
+        with self._lock:
+            self.lose(TransportError("the connection is closed"))
+            self._failure = TransportError("the connection is closed")
+            for notifier in self._notifiers.values():
+                notifier.close()
+            self._notifiers.clear()
+        self.memory.on_growth(None)
+        self.memory.close()
+
+    def __enter__(self) -> Self:
+        """Use it within a block."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def _share(self, region: SharedRegion) -> None:
+        self._seen.add(region.guest_address, region.size, region.fd, user_address=region.user_address)
+
+    @contextlib.contextmanager
+    def _use(self) -> Iterator[DeviceEnd]:
+        """One call at a time, and none to a device that is gone."""
+        with self._lock:
+            if self._failure is not None:
+                raise type(self._failure)(*self._failure.args) from self._failure
+            yield self._device
+
+
+def start(device: DeviceEnd, name: str) -> MemServer:
+    """Make ``device`` known as ``mem:NAME`` in this process."""
+    if not name:
+        raise ConfigurationError("the address has no name: write mem:disk")
+    return MemServer(device, name)
+
+
+def open_driver_end(
+    name: str,
+    *,
+    timeout: float = 5.0,
+    memory_size: int = DEFAULT_SIZE,
+    huge_pages: bool = False,
+) -> MemDriverEnd:
+    """Connect to the device that is known as ``mem:NAME`` in this process."""
+    with _served_lock:
+        server = _served.get(name)
+    if server is None:
+        raise TransportError(f"mem:{name}: there is no device of this name in this process")
+    memory = SharedMemory(memory_size, huge_pages=huge_pages)
+    try:
+        return MemDriverEnd(server, memory, timeout)
+    except BaseException:
+        memory.close()
+        raise
