@@ -10,6 +10,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 FUZZ_SECONDS ?= 30
 PYTEST_ARGS ?=
+# --precedence: short runs in bench that no other thread disturbs, for root on a machine with other work.
+PRECEDENCE ?=
 
 # One interpreter for maturin, clippy and the tests, so that PyO3's build script is not run again between them.
 export PYO3_PYTHON := $(abspath $(BIN)/python)
@@ -25,7 +27,7 @@ help:
 	@echo 'make demo      boot a real Linux guest on devices served from Python, and verify a disk'
 	@echo 'make test      lint, Rust tests, Python tests, real guests'
 	@echo 'make test-all  the same, with the slow tests and $(FUZZ_SECONDS) s of every fuzz target'
-	@echo 'make bench     nanoseconds per chain'
+	@echo 'make bench     nanoseconds per chain, beside the kernel and rust-vmm'
 	@echo 'make lint      ruff, mypy, import-linter, rustfmt, clippy'
 	@echo 'make docs      HTML documentation in docs/_build'
 
@@ -91,6 +93,9 @@ test-all: lint rust-test
 .PHONY: bench
 bench: setup
 	$(BIN)/virtio bench queue
+	$(BIN)/virtio bench ring $(PRECEDENCE)
+	$(BIN)/python benches/ringtest.py $(PRECEDENCE)
+	$(CARGO) run --quiet --release --manifest-path benches/rust-vmm/Cargo.toml --target-dir target/rust-vmm -- $(PRECEDENCE)
 
 .PHONY: docs
 docs: setup $(VENV)/.docs
