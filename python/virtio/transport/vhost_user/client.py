@@ -130,7 +130,7 @@ class Client:
 
     def _ask(self, ask: Ask, deadline: float) -> Answer:
         with self._state:
-            self._check()
+            self.check()
             data, answered = self._exchange.request(ask)
             self._answer = None
         self._send(data, ask.fds, deadline, ask.name)
@@ -142,7 +142,7 @@ class Client:
             )
             found, self._answer = self._answer, None
             if found is None:
-                self._check()
+                self.check()
         if found is None:
             raise self._lose(TransportError(f"no answer to {ask.name} within {self._timeout:g} s"))
         if isinstance(found, RefusedError):
@@ -164,7 +164,8 @@ class Client:
             except OSError as error:
                 raise self._lose(TransportError(f"cannot send {name}: {error.strerror}")) from error
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise the error that ended the connection, if it is ended."""
         if self._failure is not None:
             raise type(self._failure)(*self._failure.args) from self._failure
         if self._ending:

@@ -132,6 +132,7 @@ class VhostUserDriverEnd:
     ) -> Notifier:
         """Tell the device where a queue is and enable it."""
         front = self._front
+        self._connected()
         if index in self._notifiers:
             raise ConfigurationError(f"queue {index} is started already")
         notifier = Notifier((lambda: self._kick(index, notifier)) if front.in_band else None)
@@ -250,6 +251,7 @@ class VhostUserDriverEnd:
     def _connected(self) -> Client:
         if self._closed or self._client is None:
             raise TransportError("the connection is closed")
+        self._client.check()
         return self._client
 
 

@@ -1,0 +1,16 @@
+"""The contract of transports, on each of them."""
+
+from tests.transport.contract import Contract
+
+
+class TestMem(Contract):
+    address = "mem:contract"
+
+
+class TestVhostUser(Contract):
+    address = "vhost-user:{tmp}/contract.sock"
+
+
+class TestVhostUserInBand(Contract):
+    address = "vhost-user:{tmp}/contract.sock?notifications=in-band"
+    suffix = "?notifications=in-band"
