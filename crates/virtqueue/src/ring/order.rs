@@ -3,6 +3,23 @@
 
 use crate::chain::Token;
 
+/// The room of a chain that needs a used entry of its own.
+const ALONE: u64 = u64::MAX;
+
+/// What [`Order::taken`] takes for the room of a chain with this many bytes in its parts.
+///
+/// Where the driver has only provided room (for packets, events), the length is what it waits for.
+/// It could infer that of a buffer used completely, but DPDK's network driver looks for each buffer's
+/// length in an entry of the buffer's own. A batch of one is always allowed.
+#[inline(always)]
+pub(super) const fn room(readable: u64, writable: u64) -> u64 {
+    if readable == 0 && writable != 0 {
+        ALONE
+    } else {
+        writable
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 struct Entry {
     room: u64,
@@ -38,7 +55,7 @@ pub(super) struct Group {
 }
 
 impl Order {
-    /// A chain with `room` bytes in its device-writable part was taken.
+    /// A chain was taken. Once `room` bytes are written (see [`room`]) it is used completely.
     #[inline]
     pub(super) fn taken(&mut self, token: Token, room: u64) {
         if self.next.wrapping_sub(self.oldest) as usize == self.entries.len() {
@@ -97,8 +114,8 @@ impl Order {
     /// The next chains to tell the driver of by one used entry; those that could still be joined by
     /// younger ones only when it is time to `tell`.
     ///
-    /// Those that an entry skips count as used completely, so a chain that was not written to its end
-    /// is the last of its group.
+    /// Those that an entry skips count as used completely, so a chain that was not, or whose driver
+    /// would not know, is the last of its group.
     #[inline]
     pub(super) fn next_group(&mut self, tell: bool) -> Option<Group> {
         while self.oldest != self.next {

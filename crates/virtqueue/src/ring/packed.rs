@@ -1,7 +1,7 @@
 //! The device's end of a packed virtqueue (VIRTIO 1.4, 2.8).
 
 use super::barriers::Barriers;
-use super::order::Order;
+use super::order::{self, Order};
 use super::packed_layout::{self as layout, Head, Parts, Position};
 use super::split_layout::{Descriptor, INDIRECT, NEXT, WRITE};
 use super::wakeup::{self, PackedWords};
@@ -277,7 +277,11 @@ impl PackedRing {
                     id: head.id,
                     slots: 1,
                 };
-                let room = if write { u64::from(head.len) } else { 0 };
+                let room = if write {
+                    order::room(0, u64::from(head.len))
+                } else {
+                    0
+                };
                 self.admit(memory, token, room)?;
                 batch.push_single(token, segment, write);
                 if memory.dirty_log().is_some() {

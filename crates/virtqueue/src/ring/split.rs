@@ -1,7 +1,7 @@
 //! The device's end of a split virtqueue (VIRTIO 1.4, 2.7).
 
 use super::barriers::{Barriers, Fences};
-use super::order::Order;
+use super::order::{self, Order};
 use super::split_layout::{self as layout, Parts};
 use super::wakeup::{self, SplitWords};
 use super::{Config, ConfigError, DeviceRing, MAX_SIZE, feature};
@@ -237,7 +237,7 @@ impl SplitRing {
         self.next = self.next.wrapping_add(1);
     }
 
-    /// Walks the chain at `head`, which is less than the size, into `batch`; returns its room.
+    /// Walks the chain at `head`, which is less than the size, into `batch`; returns what [`order::room`] says.
     #[inline(always)]
     fn walk_from(
         &mut self,
@@ -253,7 +253,8 @@ impl SplitRing {
             let found = memory.segment_nearby(self.nearby, descriptor.addr, descriptor.len, write);
             if let Some(segment) = found {
                 batch.push_single(Token { id: head, slots: 1 }, segment, write);
-                return Ok(if write { u64::from(descriptor.len) } else { 0 });
+                let len = u64::from(descriptor.len);
+                return Ok(if write { order::room(0, len) } else { 0 });
             }
         }
         let mut nearby = self.nearby;

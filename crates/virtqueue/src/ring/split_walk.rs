@@ -8,7 +8,7 @@ use crate::fault::{Fault, Rule};
 use crate::memory::{Nearby, Snapshot};
 
 impl SplitRing {
-    /// Walks the chain at `head` into `batch`; returns the bytes in its device-writable part.
+    /// Walks the chain at `head` into `batch`; returns what [`Walk::room`] says.
     #[inline(always)]
     pub(super) fn walk(
         &self,

@@ -1,5 +1,6 @@
 //! A chain on its way from descriptors into a batch: the rules that both layouts share.
 
+use super::order;
 use super::split_layout::{DESCRIPTOR_SIZE, Descriptor};
 use crate::chain::{Batch, Token};
 use crate::fault::{Fault, Rule};
@@ -75,9 +76,9 @@ impl Walk {
         Ok(())
     }
 
-    /// Bytes in the device-writable part.
+    /// Bytes to write until the chain is used completely, for [`Order::taken`](super::order::Order::taken).
     pub(super) fn room(&self) -> u64 {
-        self.lengths.1
+        order::room(self.lengths.0, self.lengths.1)
     }
 
     /// Ends the chain.

@@ -133,6 +133,11 @@ class ModelChain:
         """Bytes in the device-writable part."""
         return sum(length for _, length in self.writable)
 
+    @property
+    def only_room(self) -> bool:
+        """Whether the driver gave nothing but room, so that the length is what it waits for."""
+        return self.room > 0 and not any(length for _, length in self.readable)
+
     def read(self, memory: SharedMemory) -> bytes:
         """Copy the device-readable part."""
         return b"".join(memory.view(address, length) for address, length in self.readable)
@@ -185,14 +190,15 @@ class InOrder:
         join, only when it is time to ``tell`` the driver.
 
         Chains that an element skips count as used completely, so one that was not written to its end has to
-        be the last of its group.
+        be the last of its group. So is one that only had room: a driver could infer its length, but DPDK's
+        for networks looks for it in an element of the chain's own.
         """
         while self._waiting and self._waiting[0].head in self._written:
             chain = self._waiting.popleft()
             written = self._written.pop(chain.head)
             chains, slots = self._open.chains + 1, self._open.slots + chain.slots
             self._open = Group(chain.head, written, chains, slots)
-            if written != chain.room:
+            if written != chain.room or chain.only_room:
                 yield self._close()
         if tell and self._open.chains:
             yield self._close()

@@ -100,11 +100,11 @@ fn split_in_order_tells_a_batch_by_one_entry() {
     let mut device = Ring::new(&rig.config).unwrap();
     let mut batch = Batch::default();
     batch.attach(&memory);
-    let into = Buffer {
-        address: rig.buffers,
+    let [from, into] = [0, 8].map(|offset| Buffer {
+        address: rig.buffers + offset,
         len: 8,
-    };
-    let heads: Vec<u16> = (0..4).map(|_| driver.add(&[], &[into]).unwrap()).collect();
+    });
+    let heads: Vec<u16> = (0..4).map(|_| driver.add(&[from], &[into]).unwrap()).collect();
     driver.publish();
     device.take(&memory, &mut batch, 4).unwrap();
     // The youngest first: nothing may be told before the oldest is complete.
@@ -125,4 +125,45 @@ fn split_in_order_tells_a_batch_by_one_entry() {
     let mut seen = Vec::new();
     driver.reap(4, |used| seen.push((used.head, used.len))).unwrap();
     assert_eq!(seen, heads.iter().map(|head| (*head, 8)).collect::<Vec<_>>());
+}
+
+/// DPDK's network driver looks for the length of each packet received in an entry for that packet.
+#[test]
+fn in_order_tells_of_each_chain_that_was_only_room() {
+    for layout in [0, feature::RING_PACKED] {
+        let rig = Loopback::new(8, feature::IN_ORDER | layout, 4096).unwrap();
+        let memory = rig.memory.snapshot();
+        let mut driver = Driver::new(&rig.config, memory.clone()).unwrap();
+        let mut device = Ring::new(&rig.config).unwrap();
+        let mut batch = Batch::default();
+        batch.attach(&memory);
+        let into = Buffer {
+            address: rig.buffers,
+            len: 8,
+        };
+        let heads: Vec<u16> = (0..4).map(|_| driver.add(&[], &[into]).unwrap()).collect();
+        driver.publish();
+        device.take(&memory, &mut batch, 4).unwrap();
+        for chain in batch.iter() {
+            device.complete(&memory, chain.token, 8).unwrap();
+        }
+        device.publish(&memory).unwrap();
+        // Where id and length are in an entry of the layout.
+        let (entries, size, id) = match layout {
+            0 => (rig.config.used + 4, 8, 0),
+            _ => (rig.config.descriptors, 16, 12),
+        };
+        for (index, head) in heads.iter().enumerate() {
+            let mut entry = [0; 16];
+            memory
+                .read(
+                    Space::Guest,
+                    entries + size * index as u64,
+                    &mut entry[..size as usize],
+                )
+                .unwrap();
+            let length = if layout == 0 { 4 } else { 8 };
+            assert_eq!((entry[id], entry[length]), (*head as u8, 8), "entry {index}");
+        }
+    }
 }
