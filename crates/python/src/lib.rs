@@ -12,6 +12,9 @@ mod block_request;
 mod chain;
 mod contents;
 mod counters;
+mod driver;
+mod driver_block;
+mod driver_buffer;
 mod errors;
 mod handler;
 mod inside;
@@ -42,6 +45,12 @@ mod _native {
     use super::chain::{Buffers, Chain};
     #[pymodule_export]
     use super::counters::Counters;
+    #[pymodule_export]
+    use super::driver::{DriverCounters, DriverQueue};
+    #[pymodule_export]
+    use super::driver_block::{BlockRequests, LoadResult};
+    #[pymodule_export]
+    use super::driver_buffer::SharedBuffer;
     #[pymodule_export]
     use super::handler::{BatchHandler, CallHandler, Handler, NullHandler};
     #[pymodule_export]

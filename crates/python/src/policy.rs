@@ -6,7 +6,7 @@ use virtqueue::ring;
 /// When an indirect table pays.
 #[pyclass(frozen, eq, skip_from_py_object, module = "virtio._native")]
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct IndirectPolicy(ring::IndirectPolicy);
+pub(crate) struct IndirectPolicy(pub(crate) ring::IndirectPolicy);
 
 #[pymethods]
 impl IndirectPolicy {

@@ -14,6 +14,7 @@ pub mod bench;
 pub mod block;
 pub mod chain;
 pub mod counters;
+pub mod driver;
 pub mod fault;
 pub mod loopback;
 pub mod memory;

@@ -11,6 +11,7 @@ mod tests;
 mod window;
 
 pub use handler::{Completions, Handler};
+pub(crate) use window::Window;
 
 use crate::counters::Counters;
 use crate::fault::Fault;

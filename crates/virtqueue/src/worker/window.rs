@@ -8,29 +8,29 @@ const LEAST: u64 = 1_000;
 /// The time for which a worker polls before it sleeps: doubled when work comes while it polls or
 /// soon after it has gone to sleep, halved when it polls in vain.
 #[derive(Debug, Default)]
-pub(super) struct Window {
+pub(crate) struct Window {
     ns: u64,
 }
 
 impl Window {
     /// How long to poll now.
-    pub(super) fn now(&mut self, limit: u64) -> Duration {
+    pub(crate) fn now(&mut self, limit: u64) -> Duration {
         self.ns = self.ns.clamp(LEAST.min(limit), limit);
         Duration::from_nanos(self.ns)
     }
 
     /// Work came while polling.
-    pub(super) fn hit(&mut self, limit: u64) {
+    pub(crate) fn hit(&mut self, limit: u64) {
         self.ns = self.ns.saturating_mul(2).min(limit);
     }
 
     /// None came.
-    pub(super) fn miss(&mut self) {
+    pub(crate) fn miss(&mut self) {
         self.ns /= 2;
     }
 
     /// Work came when the worker had slept for `slept`: had it polled for longer, it would have been there.
-    pub(super) fn woken(&mut self, slept: Duration, limit: u64) {
+    pub(crate) fn woken(&mut self, slept: Duration, limit: u64) {
         if slept < Duration::from_nanos(limit) {
             // Undoes the halving, too.
             self.ns = self.ns.max(LEAST).saturating_mul(4).min(limit);
