@@ -42,7 +42,7 @@ CHAPTERS = (
     "media",
     "rtc",
 )
-_OTHER_MODULES = ("admin", "ccw", "core", "export", "layout", "mmio", "model", "pci", "versions")
+_OTHER_MODULES = ("admin", "ccw", "core", "export", "layout", "mmio", "model", "pci", "selection", "versions")
 _registered: dict[str, DeviceType] = {}
 
 
