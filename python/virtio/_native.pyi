@@ -18,13 +18,17 @@ __all__ = [
     "BatchHandler",
     "BlockHandler",
     "BlockRequest",
+    "BlockRequests",
     "BlockTarget",
     "Buffers",
     "CallHandler",
     "Chain",
     "Counters",
+    "DriverCounters",
+    "DriverQueue",
     "Handler",
     "IndirectPolicy",
+    "LoadResult",
     "Loopback",
     "Memory",
     "NullHandler",
@@ -32,6 +36,7 @@ __all__ = [
     "Region",
     "RingDevice",
     "RingDriver",
+    "SharedBuffer",
     "measure_distance",
     "measure_pair",
     "measure_ring",
@@ -579,6 +584,232 @@ class BlockTarget:
         """Make a range read as zeros, giving back its space if allowed."""
     def close(self) -> None:
         """Release the backend once no queue uses it; later use raises :exc:`~virtio.ConfigurationError`."""
+
+# --- the driver's end --------------------------------------------------------------------------------
+
+@type_check_only
+class _Ring(TypedDict):
+    """Where a ring lies, and the negotiated features, which say its layout."""
+
+    size: int
+    descriptors: int
+    available: int
+    used: int
+    features: int
+
+_Tables = tuple[int, int, IndirectPolicy]
+"""Memory for indirect descriptors, one table for each entry of the ring: the guest address of the first, the
+number of descriptors in each, and when to use one."""
+
+@final
+class SharedBuffer(Buffer):
+    """Memory that a driver shares with its device: an object with the buffer protocol."""
+
+    def __new__(cls, memory: Memory, address: int, size: int, release: Callable[[], object]) -> Self:
+        """Show ``size`` bytes at guest address ``address``.
+
+        ``release`` is called once nothing refers to this object any more: no view, no array.
+        """
+    @property
+    def address(self) -> int:
+        """Guest address of the first byte."""
+    def __len__(self, /) -> int:
+        """Return the number of bytes."""
+
+@final
+class DriverCounters:
+    """What a driver's end of a queue has done; a snapshot."""
+
+    requests: Final[int]
+    """Requests made available."""
+    completions: Final[int]
+    """Requests that came back."""
+    indirect: Final[int]
+    """Requests whose descriptors were in a table."""
+    bytes_readable: Final[int]
+    """Bytes in device-readable buffers."""
+    bytes_written: Final[int]
+    """Bytes that the device says it has written."""
+    batches: Final[int]
+    """Times that requests were made visible."""
+    kicks: Final[int]
+    """Of these, how often the device was notified."""
+    kicks_suppressed: Final[int]
+    """… and how often it did not want to be."""
+    interrupts: Final[int]
+    """Notifications received."""
+    polls: Final[int]
+    """Looks at the ring while polling."""
+    sleeps: Final[int]
+    """Times that a thread slept until it was notified."""
+
+@final
+class DriverQueue:
+    """One virtqueue, from the driver's side. Any thread may use it, several at once.
+
+    Tokens name requests, and never another one later. After an answer that breaks a rule, and after
+    :meth:`fail`, every call raises :exc:`~virtio.ProtocolError` or :exc:`~virtio.TransportError`.
+    """
+
+    def __new__(
+        cls,
+        memory: Memory,
+        ring: _Ring | dict[str, int],
+        *,
+        kick: int | Callable[[], object],
+        call: int | None,
+        tables: _Tables | None = None,
+        polling: int = 0,
+    ) -> Self:
+        """Take possession of a ring, which is zero.
+
+        ``kick``: eventfd or function that notifies the device. ``call``: eventfd by which it notifies us; None:
+        :meth:`notify` is called instead. ``polling``: microseconds for which to look at the ring before sleeping.
+        """
+    def submit(
+        self,
+        readable: Sequence[tuple[int, int]],
+        writable: Sequence[tuple[int, int]],
+        *,
+        watched: bool = False,
+    ) -> int | None:
+        """Make a request of buffers, each an address and a length, available; return its token.
+
+        None: there is no room now. ``watched``: its completion is for :meth:`collect`.
+        """
+    def wait_for_room(self, descriptors: int, timeout: float | None = None) -> None:
+        """Wait until a request of so many descriptors fits. Raises ``TimeoutError``."""
+    def poll(self, token: int) -> tuple[int, int] | None:
+        """Return what the device answered, its length and status, once; None: nothing yet."""
+    def wait(self, token: int, timeout: float | None = None) -> tuple[int, int]:
+        """Wait for that. Raises ``TimeoutError``: then it may be waited for again."""
+    def abandon(self, token: int) -> bool:
+        """Give up a request. True: it is over, its buffers are free. False: the device still has them."""
+    def returned(self) -> tuple[list[int], int]:
+        """Return the tokens of abandoned requests that came back, and how many are still out."""
+    def collect(self) -> list[tuple[int, int, int]]:
+        """Return token, length and status of all watched requests that have finished."""
+    @property
+    def descriptors(self) -> tuple[int | None, int]:
+        """Descriptors that become readable when there may be something to :meth:`collect`."""
+    def notify(self) -> None:
+        """The device has notified, in-band."""
+    def fail(self, reason: str) -> None:
+        """The device has gone: raise this for everyone, now and later."""
+    def set_polling(self, microseconds: int) -> None:
+        """For how long to look at the ring before sleeping, at most."""
+    @property
+    def outstanding(self) -> int:
+        """Requests that the device has."""
+    @property
+    def failed(self) -> str | None:
+        """Why the queue is of no use any more; None: it is."""
+    @property
+    def counters(self) -> DriverCounters:
+        """What has been done so far."""
+
+@final
+class LoadResult:
+    """What a load came to."""
+
+    requests: Final[int]
+    """Requests that came back."""
+    failed: Final[int]
+    """Of these, with a status that is not 0."""
+    mismatches: Final[int]
+    """Reads that gave something else than was written."""
+    nanoseconds: Final[int]
+    """Time on the wall."""
+    cpu_nanoseconds: Final[int]
+    """Time of the calling thread on a processor."""
+
+@final
+class BlockRequests:
+    """A request queue of a block device (5.2.6), from the driver's side. Any thread may use it.
+
+    Addresses are guest addresses. Data that is not in shared memory goes through a bounce buffer.
+    """
+
+    def __new__(
+        cls,
+        memory: Memory,
+        ring: _Ring | dict[str, int],
+        *,
+        kick: int | Callable[[], object],
+        call: int | None,
+        area: tuple[int, int, int],
+        tables: _Tables | None = None,
+        polling: int = 0,
+        segment: int = 4294967295,
+        segments: int = 1,
+    ) -> Self:
+        """Take possession of a ring and of the ``area`` beside it, both zero.
+
+        ``area``: its address, a multiple of 4096; the bytes of each piece of the bounce buffer; how many there
+        are. ``segment``, ``segments``: the device's size_max and seg_max. The rest as for :class:`DriverQueue`.
+        """
+    @staticmethod
+    def area_size(size: int, chunk: int, chunks: int) -> int:
+        """Return how large the area of a queue of ``size`` entries must be."""
+    @property
+    def queue(self) -> DriverQueue:
+        """The queue itself."""
+    @property
+    def longest(self) -> int:
+        """Bytes of one request, at most."""
+    def shared(self, buffer: _Bytes) -> int | None:
+        """Return the guest address of these bytes; None: they are not in shared memory."""
+    def submit(
+        self,
+        kind: int,
+        sector: int,
+        address: int,
+        size: int,
+        *,
+        watched: bool = False,
+        timeout: float | None = None,
+    ) -> int | None:
+        """Make a request available and return its token, when there is room; ``watched``: None if there is not."""
+    def take(self, kind: int, sector: int, size: int, timeout: float | None = None) -> tuple[bytes, int, int]:
+        """Make a request that the device answers with data, and wait for it.
+
+        Returns the data, the status, and how many bytes came before the part that has this status.
+        """
+    def fill(self, kind: int, sector: int, buffer: _Bytes, timeout: float | None = None) -> tuple[int, int]:
+        """The same into ``buffer``."""
+    def give(self, kind: int, sector: int, data: _Bytes, timeout: float | None = None) -> tuple[int, int]:
+        """The same for a request that hands data to the device."""
+    def run(
+        self,
+        kind: int,
+        sectors: _Bytes,
+        buffer: _Bytes,
+        *,
+        depth: int | None = None,
+        timeout: float | None = None,
+    ) -> bytes | None:
+        """Make a request for each of ``sectors`` (uint64), each with its part of ``buffer``, which is shared.
+
+        Returns None if all went well, else the status of each.
+        """
+    def load(
+        self,
+        mix: Literal["read", "write", "verify"],
+        buffer: _Bytes,
+        *,
+        sectors: int,
+        depth: int,
+        requests: int = ...,
+        seconds: float = ...,
+        size: int = 4096,
+        sequential: bool = False,
+        seed: int = 1,
+    ) -> LoadResult:
+        """Make load on the first ``sectors``, with ``depth`` requests of ``size`` bytes out at once.
+
+        ``verify``: reads and writes, each read compared with what was last written there. It ends after
+        ``requests`` of them, or after ``seconds``. ``buffer`` is shared, ``depth`` times ``size`` bytes.
+        """
 
 # --- measuring ------------------------------------------------------------------------------------
 
