@@ -663,8 +663,9 @@ class DriverQueue:
     ) -> Self:
         """Take possession of a ring, which is zero.
 
-        ``kick``: eventfd or function that notifies the device. ``call``: eventfd by which it notifies us; None:
-        :meth:`notify` is called instead. ``polling``: microseconds for which to look at the ring before sleeping.
+        ``kick``: eventfd or function that notifies the device. ``call``: eventfd by which it notifies us;
+        None: :meth:`notify` is called instead. ``polling``: microseconds for which to look at the ring before
+        sleeping.
         """
     def submit(
         self,
@@ -745,8 +746,9 @@ class BlockRequests:
     ) -> Self:
         """Take possession of a ring and of the ``area`` beside it, both zero.
 
-        ``area``: its address, a multiple of 4096; the bytes of each piece of the bounce buffer; how many there
-        are. ``segment``, ``segments``: the device's size_max and seg_max. The rest as for :class:`DriverQueue`.
+        ``area``: its address, a multiple of 4096; the bytes of each piece of the bounce buffer; how many
+        there are. ``segment``, ``segments``: the device's size_max and seg_max. The rest as for
+        :class:`DriverQueue`.
         """
     @staticmethod
     def area_size(size: int, chunk: int, chunks: int) -> int:
@@ -769,7 +771,10 @@ class BlockRequests:
         watched: bool = False,
         timeout: float | None = None,
     ) -> int | None:
-        """Make a request available and return its token, when there is room; ``watched``: None if there is not."""
+        """Make a request available, when there is room, and return its token.
+
+        ``watched``: its completion is for :meth:`DriverQueue.collect`; None if there is no room now.
+        """
     def take(self, kind: int, sector: int, size: int, timeout: float | None = None) -> tuple[bytes, int, int]:
         """Make a request that the device answers with data, and wait for it.
 
