@@ -80,7 +80,8 @@ def test_reset_returns_at_once_what_handlers_hold() -> None:
         assert there.wait(10)
         assert guest.queue.reset() == 1
         assert not guest.queue.running
-        held[0].complete()
+        with pytest.raises(ConfigurationError, match="queue was stopped"):
+            held[0].complete()
         with pytest.raises(ConfigurationError, match="not configured"):
             guest.queue.start()
         assert not guest.driver.poll_used()
