@@ -28,6 +28,8 @@ help:
 	@echo 'make test      lint, Rust tests, Python tests, real guests'
 	@echo 'make test-all  the same, with the slow tests and $(FUZZ_SECONDS) s of every fuzz target'
 	@echo 'make bench     nanoseconds per chain, beside the kernel and rust-vmm'
+	@echo 'make mutants   put bugs into the rings and see that the tests notice'
+	@echo 'make bench     nanoseconds per chain'
 	@echo 'make lint      ruff, mypy, import-linter, rustfmt, clippy'
 	@echo 'make docs      HTML documentation in docs/_build'
 
@@ -89,6 +91,10 @@ test-all: lint rust-test
 	$(CARGO) test --quiet --doc $(RUST_TESTS)
 	tools/fuzz --seconds $(FUZZ_SECONDS)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: mutants
+mutants:
+	@$(PYTHON) tools/mutants.py
 
 .PHONY: bench
 bench: setup
