@@ -381,12 +381,16 @@ class Queue:
         *,
         on_fault: Callable[[ProtocolError], object],
         name: str = "",
+        workers: int = 1,
     ) -> Self:
         """Prepare queue ``index``.
 
         ``on_fault`` is called, on the worker's thread and with no lock held, when the driver broke a rule;
         the queue is :attr:`broken` from then on until it is configured again. ``name`` is for logs and
         threads.
+
+        With several ``workers`` so many threads call the handler at once, each with other chains, which
+        become complete in any order (unless VIRTIO_F_IN_ORDER was negotiated: then they wait for each other).
         """
     @property
     def index(self) -> int:

@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 
 from virtio.errors import ConfigurationError
-from virtio.queue import CallHandler, Chain, IndirectPolicy, NullHandler
+from virtio.queue import CallHandler, Chain, IndirectPolicy, NullHandler, Queue
 from virtio.queue.model.ring import EVENT_IDX
 
 from .guest import Guest, wait
@@ -97,3 +97,27 @@ def test_when_tables_pay() -> None:
     assert not IndirectPolicy.never().pays(8, 1, 8)
     assert IndirectPolicy(5, spare=0) == IndirectPolicy(5, spare=0) != policy
     assert repr(policy) == "IndirectPolicy(3, spare=2)"
+
+
+def test_several_workers() -> None:
+    """Handlers that wait do so at the same time."""
+    together = threading.Barrier(3, timeout=10)
+
+    def meet(chain: Chain) -> None:
+        together.wait()
+        chain.write(bytes(chain.readable))
+
+    with Guest(CallHandler(meet), features=EVENT_IDX, start=False) as guest:
+        queue = Queue(guest.memory, 1, CallHandler(meet), on_fault=guest.faults.append, workers=3)
+        queue.configure(size=16, features=EVENT_IDX, **guest.driver.addresses)
+        queue.set_kick(guest.kick)
+        queue.set_call(guest.call)
+        for _ in range(9):
+            guest.driver.add([b"ping"], [8])
+        guest.driver.publish()
+        queue.start()
+        assert [used.written for used in guest.collect(9)] == [4] * 9
+        queue.stop()
+        assert not guest.faults
+    with pytest.raises(ConfigurationError, match="workers"):
+        Queue(guest.memory, 0, NullHandler(), on_fault=print, workers=0)

@@ -17,10 +17,12 @@ use std::time::Duration;
 use virtqueue::fault::Fault;
 use virtqueue::notify::{Call, CallFd};
 use virtqueue::ring::{Config, Notification, Ring};
-use virtqueue::worker::{self, MAX_BATCH, Options, Polling, StartError, Worker};
+use virtqueue::worker::{self, MAX_BATCH, Options, Polling, Pool, StartError, Worker};
 
 /// Numbers queues; 0 is none.
 static NEXT_ID: AtomicUsize = AtomicUsize::new(1);
+/// Threads that may answer one queue.
+const MAX_WORKERS: usize = 64;
 /// How long a queue that nobody refers to any more is waited for.
 const LAST_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -39,6 +41,7 @@ pub(crate) struct Queue {
     index: u32,
     name: String,
     handler: Py<Handler>,
+    workers: usize,
     on_fault: Arc<Py<PyAny>>,
     call: Mutex<Option<Arc<Py<PyAny>>>>,
     worker: Arc<Worker>,
@@ -53,14 +56,20 @@ pub(crate) struct Queue {
 #[pymethods]
 impl Queue {
     #[new]
-    #[pyo3(signature = (memory, index, handler, *, on_fault, name=""))]
+    #[pyo3(signature = (memory, index, handler, *, on_fault, name="", workers=1))]
     fn new(
         memory: &Bound<'_, Memory>,
         index: u32,
         handler: Bound<'_, Handler>,
         on_fault: Py<PyAny>,
         name: &str,
+        workers: usize,
     ) -> PyResult<Self> {
+        if !(1..=MAX_WORKERS).contains(&workers) {
+            return Err(configuration(format!(
+                "{workers} workers: from 1 to {MAX_WORKERS} are possible"
+            )));
+        }
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let name = if name.is_empty() {
             format!("queue {index}")
@@ -90,6 +99,7 @@ impl Queue {
             index,
             name,
             handler: handler.unbind(),
+            workers,
             on_fault,
             call: Mutex::new(None),
             worker: Arc::new(worker.map_err(|error| wire(&error))?),
@@ -201,7 +211,7 @@ impl Queue {
             return Ok(());
         }
         config.base = self.base.load(Ordering::Relaxed);
-        let handler = self.native_handler(py, config.features)?;
+        let handler = self.answering(py, config.features)?;
         live::add(&self.worker)?;
         self.renewed.store(false, Ordering::Relaxed);
         py.detach(|| {
@@ -324,6 +334,18 @@ impl Queue {
     /// An in-band kick.
     pub(crate) fn kick(&self) {
         self.worker.notify();
+    }
+
+    /// The handler, or several on threads of their own.
+    fn answering(&self, py: Python<'_>, features: u128) -> PyResult<Box<dyn worker::Handler>> {
+        if self.workers == 1 {
+            return self.native_handler(py, features);
+        }
+        let handlers: PyResult<Vec<_>> = (0..self.workers)
+            .map(|_| self.native_handler(py, features))
+            .collect();
+        let pool = Pool::new(&self.name, handlers?).map_err(|error| wire(&error))?;
+        Ok(Box::new(pool))
     }
 
     fn native_handler(&self, py: Python<'_>, features: u128) -> PyResult<Box<dyn worker::Handler>> {

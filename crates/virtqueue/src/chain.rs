@@ -138,6 +138,12 @@ impl Batch {
         self.memory = Some(memory.clone());
     }
 
+    /// Forgets all chains and lets go of the memory.
+    pub(crate) fn detach(&mut self) {
+        self.clear();
+        self.memory = None;
+    }
+
     /// The memory that the chains lie in.
     pub fn memory(&self) -> Option<&Arc<Snapshot>> {
         self.memory.as_ref()
@@ -155,6 +161,23 @@ impl Batch {
     #[inline]
     pub(crate) fn segment_count(&self) -> usize {
         self.segments.len()
+    }
+
+    /// Becomes a copy of some of another batch's chains.
+    pub(crate) fn copy_range(&mut self, other: &Self, range: std::ops::Range<usize>) {
+        self.clear();
+        self.memory.clone_from(&other.memory);
+        for entry in &other.entries[range] {
+            let first = entry.first as usize;
+            let count = (entry.readable + entry.writable) as usize;
+            self.entries.push(Entry {
+                first: self.segments.len() as u32,
+                ..*entry
+            });
+            self.segments
+                .extend_from_slice(&other.segments[first..first + count]);
+        }
+        self.open = self.segments.len();
     }
 
     /// Forgets all chains and keeps the space.

@@ -344,7 +344,7 @@ impl Engine {
 }
 
 /// Runs a part of the handler; a panic in it becomes a fault.
-fn guarded(call: impl FnOnce() -> Result<(), Fault>) -> Result<(), Fault> {
+pub(super) fn guarded(call: impl FnOnce() -> Result<(), Fault>) -> Result<(), Fault> {
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| Err(panicked(&*panic)))
 }
 
@@ -359,7 +359,7 @@ fn panicked(panic: &(dyn Any + Send)) -> Fault {
 }
 
 /// Waits for one of three descriptors; what `poll` says about each.
-fn wait(fds: [Option<RawFd>; 3], timeout: Option<Duration>) -> [i16; 3] {
+pub(super) fn wait(fds: [Option<RawFd>; 3], timeout: Option<Duration>) -> [i16; 3] {
     // poll ignores negative descriptors.
     let mut list = fds.map(|fd| libc::pollfd {
         fd: fd.unwrap_or(-1),

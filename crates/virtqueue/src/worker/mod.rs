@@ -6,11 +6,13 @@
 
 mod engine;
 mod handler;
+mod pool;
 #[cfg(test)]
 mod tests;
 mod window;
 
 pub use handler::{Completions, Handler};
+pub use pool::Pool;
 pub(crate) use window::Window;
 
 use crate::counters::Counters;

@@ -4,6 +4,7 @@ mod descriptors;
 mod ending;
 mod mapping;
 mod polling;
+mod pool;
 mod reset;
 
 use super::*;
