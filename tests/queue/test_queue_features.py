@@ -112,11 +112,11 @@ def test_several_workers() -> None:
         queue.configure(size=16, features=EVENT_IDX, **guest.driver.addresses)
         queue.set_kick(guest.kick)
         queue.set_call(guest.call)
-        for _ in range(9):
+        for _ in range(6):
             guest.driver.add([b"ping"], [8])
         guest.driver.publish()
         queue.start()
-        assert [used.written for used in guest.collect(9)] == [4] * 9
+        assert [used.written for used in guest.collect(6)] == [4] * 6
         queue.stop()
         assert not guest.faults
     with pytest.raises(ConfigurationError, match="workers"):

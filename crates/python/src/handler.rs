@@ -170,6 +170,10 @@ impl<H: worker::Handler> worker::Handler for Calling<H> {
     fn release(&mut self) {
         self.inner.release();
     }
+
+    fn cancel(&mut self) {
+        self.inner.cancel();
+    }
 }
 
 /// How Python wants its chains.
@@ -355,6 +359,10 @@ impl worker::Handler for PyHandler {
 
     fn release(&mut self) {
         self.ledger.release();
+    }
+
+    fn cancel(&mut self) {
+        self.ledger.cancel();
     }
 }
 

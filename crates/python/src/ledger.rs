@@ -134,6 +134,13 @@ impl Ledger {
         self.lock().released = true;
     }
 
+    /// The queue is reset: nobody waits for any chain.
+    pub(crate) fn cancel(&self) {
+        let mut state = self.lock();
+        (state.released, state.closed) = (true, true);
+        state.held = 0;
+    }
+
     /// Nobody takes completions any more.
     pub(crate) fn close(&self) {
         self.lock().closed = true;

@@ -316,8 +316,13 @@ impl Engine {
 
     /// Lets operations end until `deadline` and publishes what they give. Whether all have.
     fn drain(&mut self, deadline: Instant) -> bool {
+        let discard = self.run.discard.load(Ordering::SeqCst);
         if guarded(|| {
-            self.handler.release();
+            if discard {
+                self.handler.cancel();
+            } else {
+                self.handler.release();
+            }
             Ok(())
         })
         .is_err()

@@ -61,4 +61,9 @@ pub trait Handler: Send {
     /// The queue stops: forget chains that wait for something else than I/O
     /// (a console's empty receive buffers); the ring offers them again later.
     fn release(&mut self) {}
+    /// The queue is reset: as `release`, and what is under way is given up as far as that can be done at
+    /// once; what it completes is thrown away.
+    fn cancel(&mut self) {
+        self.release();
+    }
 }

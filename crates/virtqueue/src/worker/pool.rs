@@ -26,14 +26,21 @@ struct Jobs {
     spare: Vec<Batch>,
 }
 
+#[derive(Default)]
+struct Done {
+    list: Vec<(Token, u32)>,
+    /// `Shared::event` is readable.
+    told: bool,
+}
+
 /// What the worker and the pool's threads share.
 struct Shared {
     jobs: Mutex<Jobs>,
     /// One for each thread: readable when there may be jobs, or something else has changed.
     work: Vec<EventFd>,
-    done: Mutex<Vec<(Token, u32)>>,
+    done: Mutex<Done>,
     fault: Mutex<Option<Fault>>,
-    /// Readable when there is something in `done` or `fault`.
+    /// Readable when something is complete, has failed, or is no longer under way.
     event: EventFd,
     /// Batches waiting or being handled.
     under_way: AtomicUsize,
@@ -41,10 +48,21 @@ struct Shared {
     busy: AtomicUsize,
     /// How often handlers were asked to release what they hold.
     releases: AtomicU32,
+    /// They are to give up what they can.
+    cancelled: AtomicBool,
     ended: AtomicBool,
 }
 
 impl Shared {
+    /// Wakes the worker, with more that is complete.
+    fn tell(&self, more: &[(Token, u32)]) {
+        let mut done = lock(&self.done);
+        done.list.extend_from_slice(more);
+        if !std::mem::replace(&mut done.told, true) {
+            self.event.signal();
+        }
+    }
+
     fn wake_all(&self) {
         self.work.iter().for_each(EventFd::signal);
     }
@@ -71,6 +89,7 @@ impl Pool {
             under_way: AtomicUsize::new(0),
             busy: AtomicUsize::new(0),
             releases: AtomicU32::new(0),
+            cancelled: AtomicBool::new(false),
             ended: AtomicBool::new(false),
         });
         let mut pool = Self {
@@ -105,14 +124,13 @@ impl Handler for Pool {
     }
 
     fn reap(&mut self, done: &mut Completions) -> Result<(), Fault> {
-        let mut list = lock(&self.shared.done);
-        // Under the lock: what is pushed later signals again.
-        if !list.is_empty() {
+        let mut ready = lock(&self.shared.done);
+        if std::mem::take(&mut ready.told) {
             self.shared.event.clear();
-            list.drain(..)
-                .for_each(|(token, written)| done.push(token, written));
         }
-        drop(list);
+        let list = ready.list.drain(..);
+        list.for_each(|(token, written)| done.push(token, written));
+        drop(ready);
         lock(&self.shared.fault).take().map_or(Ok(()), Err)
     }
 
@@ -124,7 +142,14 @@ impl Handler for Pool {
         // In this order: a batch leaves the first number when its operations are in the second, and what is
         // complete is in the list before it leaves either.
         let busy = self.shared.under_way.load(Ordering::SeqCst) + self.shared.busy.load(Ordering::SeqCst);
-        busy + usize::from(!lock(&self.shared.done).is_empty())
+        busy + usize::from(!lock(&self.shared.done).list.is_empty())
+    }
+
+    fn cancel(&mut self) {
+        let waiting = std::mem::take(&mut lock(&self.shared.jobs).waiting).len();
+        self.shared.under_way.fetch_sub(waiting, Ordering::SeqCst);
+        self.shared.cancelled.store(true, Ordering::SeqCst);
+        self.release();
     }
 
     fn release(&mut self) {
@@ -171,7 +196,7 @@ impl Member {
         while !self.shared.ended.load(Ordering::SeqCst) {
             if let Err(fault) = self.turn() {
                 *lock(&self.shared.fault) = Some(fault);
-                self.shared.event.signal();
+                self.shared.tell(&[]);
             }
         }
         let Self { handler, .. } = self;
@@ -187,8 +212,13 @@ impl Member {
         let releases = self.shared.releases.load(Ordering::SeqCst);
         if releases != self.releases {
             self.releases = releases;
+            let cancel = self.shared.cancelled.load(Ordering::SeqCst);
             guarded(|| {
-                self.handler.release();
+                if cancel {
+                    self.handler.cancel();
+                } else {
+                    self.handler.release();
+                }
                 Ok(())
             })?;
         }
@@ -210,7 +240,7 @@ impl Member {
         job.detach();
         lock(&self.shared.jobs).spare.push(job);
         self.shared.under_way.fetch_sub(1, Ordering::SeqCst);
-        self.shared.event.signal();
+        self.shared.tell(&[]);
         result
     }
 
@@ -218,14 +248,16 @@ impl Member {
     fn pass_on(&mut self) -> bool {
         let any = !self.done.is_empty();
         if any {
-            let mut list = lock(&self.shared.done);
-            list.extend_from_slice(self.done.as_slice());
-            self.shared.event.signal();
+            self.shared.tell(self.done.as_slice());
             self.done.clear();
         }
         let busy = self.handler.busy();
         self.shared.busy.fetch_add(busy, Ordering::SeqCst);
         self.shared.busy.fetch_sub(self.busy, Ordering::SeqCst);
+        if busy < self.busy {
+            // The worker may be waiting for just that.
+            self.shared.tell(&[]);
+        }
         self.busy = busy;
         any
     }

@@ -129,3 +129,28 @@ fn a_pool_stops_waits_and_breaks_like_one() {
     bench.send();
     assert_eq!(bench.fault().rule, Rule::Request);
 }
+
+#[test]
+fn a_pool_gives_up_at_a_reset() {
+    struct Endless(usize);
+    impl Handler for Endless {
+        fn handle(&mut self, _: &Arc<Snapshot>, batch: &Batch, _: &mut Completions) -> Result<(), Fault> {
+            self.0 += batch.len();
+            Ok(())
+        }
+        fn busy(&self) -> usize {
+            self.0
+        }
+        fn cancel(&mut self) {
+            self.0 = 0;
+        }
+    }
+    let mut bench = Bench::new(ALL);
+    bench.start(pool(3, || Box::new(Endless(0))));
+    (0..8).for_each(|_| bench.send());
+    until("taken", || bench.worker.counters().chains.get() == 8);
+    let start = Instant::now();
+    assert_eq!(bench.worker.reset(LONG), 8);
+    assert!(start.elapsed() < LONG / 2, "it does not wait for what never ends");
+    assert_eq!(bench.driver.reset().unwrap().len(), 8);
+}
