@@ -8,6 +8,7 @@ mod order;
 mod packed;
 mod packed_driver;
 mod packed_layout;
+mod packed_walk;
 mod policy;
 mod prefetch;
 mod split;

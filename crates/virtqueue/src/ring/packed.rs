@@ -1,11 +1,10 @@
 //! The device's end of a packed virtqueue (VIRTIO 1.4, 2.8).
 
 use super::barriers::Barriers;
-use super::order::{self, Order};
+use super::order::Order;
 use super::packed_layout::{self as layout, Head, Parts, Position};
-use super::split_layout::{Descriptor, INDIRECT, NEXT, WRITE};
+use super::split_layout::WRITE;
 use super::wakeup::{self, PackedWords};
-use super::walk::{Table, Walk};
 use super::{Config, ConfigError, DeviceRing, MAX_SIZE, feature};
 use crate::chain::{Batch, Token};
 use crate::fault::{Fault, Rule};
@@ -17,24 +16,24 @@ const BATCH_SEGMENTS: usize = 4096;
 
 /// What is known of a buffer id.
 #[derive(Clone, Copy, Debug, Default)]
-struct Held {
+pub(super) struct Held {
     /// When it was taken, as a count of chains.
-    turn: u32,
+    pub(super) turn: u32,
     /// Descriptors that it occupies; 0: the device does not have it.
-    slots: u16,
+    pub(super) slots: u16,
     /// Whether `Log::buffers` knows what it may write to.
-    logged: bool,
+    pub(super) logged: bool,
 }
 
 /// The device's end of a packed virtqueue.
 #[derive(Debug)]
 pub struct PackedRing {
-    config: Config,
+    pub(super) config: Config,
     barriers: Barriers,
     event_idx: bool,
-    indirect: bool,
+    pub(super) indirect: bool,
     /// With VIRTIO_F_IN_ORDER: completions wait here until it is their turn.
-    order: Option<Order>,
+    pub(super) order: Option<Order>,
     /// Where the three parts lie, in the snapshot of generation `mapped`.
     parts: Option<Parts>,
     mapped: u64,
@@ -43,7 +42,7 @@ pub struct PackedRing {
     ring_guest: u64,
     event_guest: u64,
     /// The next descriptor to take, and the next to use.
-    next: Position,
+    pub(super) next: Position,
     used: Position,
     /// The first used descriptor that the driver does not see yet; all behind it are written.
     withheld: Option<(u16, Head)>,
@@ -51,20 +50,20 @@ pub struct PackedRing {
     moved: u32,
     quiet: bool,
     /// By buffer id; grows to the greatest id that the driver uses.
-    ids: Vec<Held>,
-    nearby: Nearby,
-    turn: u32,
-    held: u32,
+    pub(super) ids: Vec<Held>,
+    pub(super) nearby: Nearby,
+    pub(super) turn: u32,
+    pub(super) held: u32,
     /// Descriptors taken for which no used descriptor has been written.
-    busy: u32,
-    log: Log,
+    pub(super) busy: u32,
+    pub(super) log: Log,
     broken: Option<Fault>,
 }
 
 /// What chains may write to, kept while there is a dirty log: the descriptors themselves may be
 /// overwritten by used ones before a chain is complete.
 #[derive(Debug, Default)]
-struct Log {
+pub(super) struct Log {
     buffers: Vec<Vec<(u64, u32)>>,
 }
 
@@ -184,219 +183,10 @@ impl PackedRing {
         Ok(())
     }
 
-    /// Walks the list that begins at `self.next` with `head` into `batch`, where it stays open.
-    #[inline]
-    fn walk(
-        &self,
-        memory: &Snapshot,
-        nearby: &mut Nearby,
-        parts: &Parts,
-        batch: &mut Batch,
-        mut head: Head,
-    ) -> Result<(Token, Walk), Fault> {
-        let mut walk = Walk::new(self.config.size);
-        let mut at = self.next;
-        let mut slots = 1;
-        loop {
-            let addr = parts.addr(at.offset);
-            if head.flags & INDIRECT != 0 {
-                if slots > 1 || head.flags & NEXT != 0 {
-                    return Err(Fault::with(Rule::PackedIndirectInList, || {
-                        format!("at offset {}, in a list", at.offset)
-                    }));
-                }
-                walk = self.walk_table(memory, nearby, batch, walk, addr, head.len)?;
-                break;
-            }
-            walk.buffer(memory, nearby, batch, addr, head.len, head.flags & WRITE != 0)?;
-            if head.flags & NEXT == 0 {
-                break;
-            }
-            if u32::from(slots) == self.config.size {
-                return Err(Fault::with(Rule::PackedLength, || {
-                    format!("more than {} descriptors", self.config.size)
-                }));
-            }
-            slots += 1;
-            at = at.after(1, self.config.size);
-            // Relaxed: the driver wrote it before the first one's flags, which were acquired.
-            head = parts.head(at.offset, Ordering::Relaxed);
-            if !head.available_at(at) {
-                return Err(Fault::with(Rule::PackedPartial, || {
-                    format!("descriptor {} of a list is not available", at.offset)
-                }));
-            }
-        }
-        // The last descriptor's id is the list's (2.8.6).
-        Ok((Token { id: head.id, slots }, walk))
-    }
-
-    /// Reads an indirect table: all of its entries in order; of their flags only WRITE counts (2.8.7).
-    fn walk_table(
-        &self,
-        memory: &Snapshot,
-        nearby: &mut Nearby,
-        batch: &mut Batch,
-        mut walk: Walk,
-        addr: u64,
-        len: u32,
-    ) -> Result<Walk, Fault> {
-        if !self.indirect {
-            return Err(Fault::with(Rule::PackedNotNegotiated, || {
-                "indirect descriptor without VIRTIO_F_INDIRECT_DESC".to_owned()
-            }));
-        }
-        let table = Table::new(memory, addr, len, Rule::PackedIndirectLength)?;
-        for index in 0..table.entries() {
-            let Descriptor {
-                addr,
-                len,
-                next: flags,
-                ..
-            } = table.entry(memory, index)?;
-            // As in the ring, flags are the last two bytes: what a split descriptor calls `next`.
-            walk.buffer(memory, nearby, batch, addr, len, flags & WRITE != 0)?;
-        }
-        Ok(walk)
-    }
-
-    /// Takes the chain at `self.next`, whose first descriptor is `head`.
-    #[inline(always)]
-    fn take_one(
-        &mut self,
-        memory: &Snapshot,
-        parts: &Parts,
-        batch: &mut Batch,
-        head: Head,
-    ) -> Result<(), Fault> {
-        if head.flags & (INDIRECT | NEXT) == 0 {
-            // One buffer in one piece of memory, as most are: nothing to keep count of.
-            let (addr, write) = (parts.addr(self.next.offset), head.flags & WRITE != 0);
-            if let Some(segment) = memory.segment_nearby(self.nearby, addr, head.len, write) {
-                let token = Token {
-                    id: head.id,
-                    slots: 1,
-                };
-                let room = if write {
-                    order::room(0, u64::from(head.len))
-                } else {
-                    0
-                };
-                self.admit(memory, token, room)?;
-                batch.push_single(token, segment, write);
-                if memory.dirty_log().is_some() {
-                    self.log.remember(usize::from(token.id), batch);
-                }
-                return Ok(());
-            }
-        }
-        self.take_list(memory, parts, batch, head)
-    }
-
-    /// The same for any chain.
-    #[inline(never)]
-    fn take_list(
-        &mut self,
-        memory: &Snapshot,
-        parts: &Parts,
-        batch: &mut Batch,
-        head: Head,
-    ) -> Result<(), Fault> {
-        let mut nearby = self.nearby;
-        let (token, walk) = self.walk(memory, &mut nearby, parts, batch, head)?;
-        self.nearby = nearby;
-        self.admit(memory, token, walk.room())?;
-        walk.finish(batch, token);
-        if memory.dirty_log().is_some() {
-            self.log.remember(usize::from(token.id), batch);
-        }
-        Ok(())
-    }
-
-    /// Takes a list that a predecessor had taken, by the copy that was kept of its descriptors: those in
-    /// the ring may have been overwritten by used ones.
-    #[cold]
-    pub(super) fn retake(
-        &mut self,
-        memory: &Snapshot,
-        list: &[(u64, Head)],
-        batch: &mut Batch,
-    ) -> Result<(), Fault> {
-        let Some((_, last)) = list.last() else {
-            return Ok(());
-        };
-        let token = Token {
-            id: last.id,
-            slots: list.len() as u16,
-        };
-        let mut nearby = self.nearby;
-        let mut walked = Ok(Walk::new(self.config.size));
-        for (addr, head) in list {
-            walked = walked.and_then(|mut walk| {
-                if head.flags & INDIRECT != 0 {
-                    return self.walk_table(memory, &mut nearby, batch, walk, *addr, head.len);
-                }
-                let write = head.flags & WRITE != 0;
-                walk.buffer(memory, &mut nearby, batch, *addr, head.len, write)?;
-                Ok(walk)
-            });
-        }
-        let taken = walked.and_then(|walk| self.admit(memory, token, walk.room()).map(|()| walk));
-        taken.inspect_err(|_| batch.abandon_chain())?.finish(batch, token);
-        if memory.dirty_log().is_some() {
-            self.log.remember(usize::from(token.id), batch);
-        }
-        Ok(())
-    }
-
-    /// Books a chain that begins at `self.next`.
-    #[inline(always)]
-    fn admit(&mut self, memory: &Snapshot, token: Token, room: u64) -> Result<(), Fault> {
-        // A driver that flips flags back could make the same descriptors available again and again.
-        if self.busy + u32::from(token.slots) > self.config.size {
-            return Err(Fault::with(Rule::PackedDescriptorInUse, || {
-                format!("{} descriptors at offset {}", token.slots, self.next.offset)
-            }));
-        }
-        let index = usize::from(token.id);
-        if index >= self.ids.len() {
-            self.more_ids(index);
-        }
-        let held = &mut self.ids[index];
-        if held.slots != 0 {
-            return Err(Fault::with(Rule::BufferId, || {
-                format!("buffer id {} is in use already", token.id)
-            }));
-        }
-        *held = Held {
-            turn: self.turn,
-            slots: token.slots,
-            logged: memory.dirty_log().is_some(),
-        };
-        if let Some(order) = &mut self.order {
-            order.taken(token, room);
-        }
-        self.turn = self.turn.wrapping_add(1);
-        self.held += 1;
-        self.busy += u32::from(token.slots);
-        self.next = self.next.after(token.slots, self.config.size);
-        Ok(())
-    }
-
-    #[cold]
-    fn more_ids(&mut self, index: usize) {
-        self.ids.resize(index + 1, Held::default());
-    }
-
     /// Writes a used descriptor for `slots` descriptors.
     #[inline]
     fn write_used(&mut self, memory: &Snapshot, parts: &Parts, id: u16, slots: u16, written: u32) {
-        let flags = self.used.used() | if written > 0 { WRITE } else { 0 };
-        let head = Head {
-            len: written,
-            id,
-            flags,
-        };
+        let head = used_head(self.used, id, written);
         if self.withheld.is_none() {
             self.withheld = Some((self.used.offset, head));
         } else {
@@ -472,6 +262,44 @@ impl DeviceRing for PackedRing {
         Ok(max)
     }
 
+    fn complete_all(&mut self, memory: &Snapshot, chains: &[(Token, u32)]) -> Result<(), Fault> {
+        let plain = self.order.is_none() && memory.dirty_log().is_none();
+        let parts = match self.parts(memory)? {
+            Some(parts) if plain => parts,
+            _ => {
+                return chains
+                    .iter()
+                    .try_for_each(|(token, written)| self.complete(memory, *token, *written));
+            }
+        };
+        let size = self.config.size;
+        let (mut used, mut moved) = (self.used, 0);
+        let mut result = Ok(());
+        for (token, written) in chains {
+            let slots = match self.ids.get_mut(usize::from(token.id)) {
+                Some(held) if held.slots != 0 => std::mem::take(&mut held.slots),
+                _ => {
+                    result = Err(twice(*token));
+                    break;
+                }
+            };
+            self.held -= 1;
+            let head = used_head(used, token.id, *written);
+            if self.withheld.is_none() {
+                self.withheld = Some((used.offset, head));
+            } else {
+                // Behind a descriptor that the driver does not see yet, so neither does it see this one.
+                parts.set_head(used.offset, head, Ordering::Relaxed);
+            }
+            used = used.after(slots, size);
+            moved += u32::from(slots);
+        }
+        self.used = used;
+        self.busy -= moved;
+        self.moved += moved;
+        result
+    }
+
     #[inline]
     fn complete(&mut self, memory: &Snapshot, token: Token, written: u32) -> Result<(), Fault> {
         let Some(parts) = self.parts(memory)? else {
@@ -481,11 +309,7 @@ impl DeviceRing for PackedRing {
         };
         let held = match self.ids.get_mut(usize::from(token.id)) {
             Some(held) if held.slots != 0 => std::mem::take(held),
-            _ => {
-                return Err(Fault::with(Rule::Device, || {
-                    format!("chain {} completed twice", token.id)
-                }));
-            }
+            _ => return Err(twice(token)),
         };
         self.held -= 1;
         if memory.dirty_log().is_some() {
@@ -595,7 +419,7 @@ impl PackedRing {
 impl Log {
     /// Keeps what the youngest chain of `batch` may write to.
     #[cold]
-    fn remember(&mut self, index: usize, batch: &Batch) {
+    pub(super) fn remember(&mut self, index: usize, batch: &Batch) {
         if self.buffers.len() <= index {
             self.buffers.resize(index + 1, Vec::new());
         }
@@ -632,4 +456,19 @@ impl Log {
             left -= size;
         }
     }
+}
+
+/// A used descriptor at `position`.
+#[inline]
+fn used_head(position: Position, id: u16, written: u32) -> Head {
+    Head {
+        len: written,
+        id,
+        flags: position.used() | if written > 0 { WRITE } else { 0 },
+    }
+}
+
+#[cold]
+fn twice(token: Token) -> Fault {
+    Fault::new(Rule::Device, format!("chain {} completed twice", token.id))
 }
