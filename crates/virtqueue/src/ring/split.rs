@@ -258,7 +258,11 @@ impl SplitRing {
             }
         }
         let mut nearby = self.nearby;
-        let room = self.walk(memory, &mut nearby, parts, batch, head)?;
+        let room = if descriptor.flags & layout::INDIRECT != 0 {
+            self.walk_only_table(memory, &mut nearby, batch, head, descriptor)?
+        } else {
+            self.walk(memory, &mut nearby, parts, batch, head)?
+        };
         self.nearby = nearby;
         Ok(room)
     }

@@ -43,6 +43,23 @@ impl SplitRing {
         Ok(room)
     }
 
+    /// The same for a chain that is a table, as drivers make them: `descriptor` is its only one.
+    #[inline(never)]
+    pub(super) fn walk_only_table(
+        &self,
+        memory: &Snapshot,
+        nearby: &mut Nearby,
+        batch: &mut Batch,
+        head: u16,
+        descriptor: Descriptor,
+    ) -> Result<u64, Fault> {
+        let mut walk = Walk::new(self.config.size);
+        self.walk_table(memory, nearby, batch, &mut walk, &descriptor)?;
+        let room = walk.room();
+        walk.finish(batch, Token { id: head, slots: 1 });
+        Ok(room)
+    }
+
     /// The same from the start for a chain that was seen to end in an indirect table. What was
     /// read before does not count: the driver may have changed it.
     #[inline(never)]
