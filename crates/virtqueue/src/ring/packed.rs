@@ -56,6 +56,8 @@ pub struct PackedRing {
     pub(super) held: u32,
     /// Descriptors taken for which no used descriptor has been written.
     pub(super) busy: u32,
+    /// Chains that came at once last time: so many are expected to come with the next.
+    burst: usize,
     pub(super) log: Log,
     broken: Option<Fault>,
 }
@@ -118,6 +120,7 @@ impl PackedRing {
             turn: 0,
             held: 0,
             busy: 0,
+            burst: 0,
             log: Log::default(),
             broken: None,
         })
@@ -245,21 +248,27 @@ impl DeviceRing for PackedRing {
         let Some(parts) = self.parts(memory)? else {
             return Ok(0);
         };
-        for taken in 0..max {
+        let mut taken = 0;
+        while taken < max {
             let head = wakeup::look_at_head(&parts, &self.barriers, self.next.offset);
             // A ring has no room for more, whatever its flags say: they may be flipped at any time.
             let full = self.busy >= self.config.size;
             if !head.available_at(self.next) || full || batch.segment_count() >= BATCH_SEGMENTS {
-                return Ok(taken);
+                break;
             }
-            parts.claim(self.next.offset);
+            parts.claim(self.next);
+            parts.claim_ahead(self.next, taken, self.burst);
             if let Err(fault) = self.take_one(memory, &parts, batch, head) {
                 batch.abandon_chain();
                 let fault = self.fault(fault);
                 return if taken > 0 { Ok(taken) } else { Err(fault) };
             }
+            taken += 1;
         }
-        Ok(max)
+        if taken > 0 {
+            self.burst = taken;
+        }
+        Ok(taken)
     }
 
     fn complete_all(&mut self, memory: &Snapshot, chains: &[(Token, u32)]) -> Result<(), Fault> {

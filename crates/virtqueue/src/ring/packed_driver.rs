@@ -49,6 +49,8 @@ pub struct PackedDriver {
     moved: u32,
     quiet: bool,
     broken: Option<Fault>,
+    /// Chains that came back at once last time: so many are expected to come with the next.
+    burst: usize,
 }
 
 impl PackedDriver {
@@ -97,6 +99,7 @@ impl PackedDriver {
             moved: 0,
             quiet: false,
             broken: None,
+            burst: 0,
         })
     }
 
@@ -296,7 +299,9 @@ impl PackedDriver {
             if !head.used_at(self.seen) {
                 break;
             }
-            self.parts.claim(self.next.offset);
+            // Not this line, but the one that the next chain goes to.
+            self.parts.claim(self.next);
+            self.parts.claim_ahead(self.seen, done, self.burst);
             let written = if head.flags & WRITE != 0 { head.len } else { 0 };
             if self.in_order {
                 done += self.take_back_until(head.id, written, &mut each)?;
@@ -309,6 +314,9 @@ impl PackedDriver {
                 });
                 done += 1;
             }
+        }
+        if done > 0 {
+            self.burst = done;
         }
         Ok(done)
     }

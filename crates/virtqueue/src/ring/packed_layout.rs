@@ -19,6 +19,9 @@ pub(super) const EVENT_DISABLE: u16 = 1;
 /// `RING_EVENT_FLAGS_DESC`
 pub(super) const EVENT_DESC: u16 = 2;
 
+/// How far ahead of itself an end fetches descriptors: four lines.
+const AHEAD: u16 = 16;
+
 /// Bytes of an event suppression structure.
 pub(super) const EVENT_SIZE: u64 = 4;
 
@@ -149,10 +152,19 @@ impl Parts {
         unsafe { AtomicU64::from_ptr(self.ring.add(usize::from(offset) * 16 + at).cast()) }
     }
 
-    /// Fetches the line of a descriptor: whoever looks at it writes there next.
+    /// Fetches the line of the descriptor at `position`, which this end is about to write to.
     #[inline]
-    pub(super) fn claim(&self, offset: u16) {
-        prefetch::for_writing(self.ring.wrapping_add(usize::from(offset) * 16));
+    pub(super) fn claim(&self, position: Position) {
+        prefetch::for_writing(self.ring.wrapping_add(usize::from(position.offset) * 16));
+    }
+
+    /// At the `number`th of a burst that begins before `position`: fetches a later line, as far as
+    /// the burst is expected to go on.
+    #[inline]
+    pub(super) fn claim_ahead(&self, position: Position, number: usize, burst: usize) {
+        if number + usize::from(AHEAD) < burst {
+            self.claim(position.after(AHEAD, self.size));
+        }
     }
 
     #[inline]
