@@ -2,7 +2,7 @@
 //!
 //! The work is that of the kernel's `tools/virtio/ringtest`: the driver makes single buffers available
 //! while fewer than the limit are out, and takes back what has been used; the device uses each
-//! without looking at its contents.
+//! without looking at its contents. The buffers are device-readable, as of packets that are sent.
 
 use super::probe::Probe;
 use super::{failed, thread};
@@ -78,7 +78,7 @@ macro_rules! driver {
         impl Driver for $layout {
             #[inline]
             fn add(&mut self, buffer: &[Buffer]) -> bool {
-                <$layout>::add(self, &[], buffer).is_some()
+                <$layout>::add(self, buffer, &[]).is_some()
             }
             #[inline]
             fn publish(&mut self, check: bool) -> bool {
