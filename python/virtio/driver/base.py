@@ -77,8 +77,9 @@ class Driver:
             self._initialise()
         except BaseException:
             # 3.1.1: a step that cannot be taken is told, and the device is not used again without a reset.
-            with contextlib.suppress(Error):
-                self._set_status(STATUS.FAILED)
+            if self._status:
+                with contextlib.suppress(Error):
+                    self._set_status(STATUS.FAILED)
             self._let_go()
             raise
 

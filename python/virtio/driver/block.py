@@ -7,7 +7,7 @@ its own, as far as they go round. Waiting for the device does not hold the GIL.
 import array
 import os
 import threading
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -296,25 +296,28 @@ class BlockDriver(Driver):
 
     # --- asyncio
 
-    def aread(self, sector: int, count: int) -> Awaitable[bytes]:
+    async def aread(self, sector: int, count: int) -> bytes:
         """Read ``count`` sectors. Cancelling it leaves the queue usable, as for all that follow."""
-        return self._watcher().read(sector, self.allocate(self._within(sector, count) * SECTOR))
+        buffer = self.allocate(self._within(sector, count) * SECTOR)
+        await self._watcher().transfer(_T.IN, sector, buffer)
+        return bytes(memoryview(buffer))
 
-    def areadinto(self, sector: int, buffer: Buffer) -> Awaitable[int]:
-        """Fill a buffer in shared memory."""
+    async def areadinto(self, sector: int, buffer: Buffer) -> int:
+        """Fill a buffer in shared memory; return its length."""
         self._within(sector, _sectors(buffer))
-        return self._watcher().transfer(_T.IN, sector, buffer)
+        return await self._watcher().transfer(_T.IN, sector, buffer)
 
-    def awrite(self, sector: int, data: Buffer) -> Awaitable[int]:
-        """Write ``data``; it is copied first if it is not in shared memory."""
+    async def awrite(self, sector: int, data: Buffer) -> int:
+        """Write ``data``; it is copied first if it is not in shared memory. Return its length."""
         self._writable()
         self._within(sector, _sectors(data))
         watcher = self._watcher()
-        return watcher.transfer(_T.OUT, sector, self._share(watcher.requests, data))
+        return await watcher.transfer(_T.OUT, sector, self._share(watcher.requests, data))
 
-    def aflush(self) -> Awaitable[int]:
+    async def aflush(self) -> None:
         """Make safe what was written."""
-        return self._watcher().transfer(_T.FLUSH, 0, None)
+        if self.features & layout.F.FLUSH:
+            await self._watcher().transfer(_T.FLUSH, 0, None)
 
     # --- as a file
 

@@ -3,15 +3,13 @@
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Awaitable
 from typing import TYPE_CHECKING, NamedTuple
 
 from typing_extensions import Buffer
 
-from virtio._native import BlockRequests, SharedBuffer
+from virtio._native import BlockRequests
 from virtio.driver.block_requests import failure
 from virtio.errors import ConfigurationError, Error
-from virtio.spec import block as layout
 
 if TYPE_CHECKING:
     from virtio.driver.block import BlockDriver
@@ -55,7 +53,7 @@ class Watcher:
             return False
         raise ConfigurationError("another event loop is using this disk: give each one a driver of its own")
 
-    def transfer(self, kind: int, sector: int, buffer: Buffer | None) -> Awaitable[int]:
+    def transfer(self, kind: int, sector: int, buffer: Buffer | None) -> "asyncio.Future[int]":
         """Make a request; its result is the number of bytes."""
         address, size = 0, 0
         if buffer is not None:
@@ -69,11 +67,6 @@ class Watcher:
         if self._wanted or not self._submit(wish):
             self._wanted.append(wish)
         return wish.future
-
-    async def read(self, sector: int, buffer: SharedBuffer) -> bytes:
-        """Read into the buffer, and return a copy."""
-        await self.transfer(layout.T.IN, sector, buffer)
-        return bytes(buffer)
 
     def _submit(self, wish: _Wish) -> bool:
         token = self.requests.submit(wish.kind, wish.sector, wish.address, wish.size, watched=True)

@@ -214,6 +214,10 @@ impl BlockQueue {
         chunk: Option<u32>,
     ) -> Option<Ticket> {
         let (address, len) = data;
+        if engine.full() {
+            // The header would be another request's.
+            return None;
+        }
         let head = engine.next_head();
         let header = Buffer {
             address: self.headers.set(head, kind, sector),

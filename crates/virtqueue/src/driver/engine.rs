@@ -109,7 +109,13 @@ impl Engine {
         self.driver.outstanding()
     }
 
-    /// The head that the next request will have.
+    /// Whether there is no descriptor left.
+    #[inline]
+    pub(super) fn full(&self) -> bool {
+        self.driver.free() == 0
+    }
+
+    /// The head that the next request will have, unless the ring is full.
     #[inline]
     pub(super) fn next_head(&self) -> u16 {
         self.driver.next_head()

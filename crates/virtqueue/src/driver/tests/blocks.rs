@@ -167,7 +167,7 @@ fn a_run_counts_its_requests_and_keeps_their_statuses() {
         };
         run(Kind::OUT, address, &mut statuses, usize::MAX).unwrap();
         assert_eq!(statuses.iter().filter(|s| **s == 0).count(), 197, "{features:#x}");
-        assert_eq!(statuses[..3], [VIRTIO_BLK_S_IOERR as u8; 3]);
+        assert_eq!(statuses[..3], [VIRTIO_BLK_S_IOERR; 3]);
         let back = bed.buffers + (512 << 10);
         run(Kind::IN, back, &mut statuses, 2).unwrap();
         assert_eq!(bed.get(512 << 10, 200 * 512)[1536..], data[1536..]);
@@ -180,10 +180,10 @@ fn the_status_ends_a_transfer_and_says_where() {
     let mut data = pattern(4 * CHUNK as usize, 0);
     let sector = DISK / 512 - 2 * u64::from(CHUNK) / 512;
     let (done, before) = bed.transfer(Kind::IN, sector, &mut data).unwrap();
-    assert_eq!(u32::from(done.status), u32::from(VIRTIO_BLK_S_IOERR as u8));
+    assert_eq!(done.status, VIRTIO_BLK_S_IOERR);
     assert_eq!(before, 2 * u64::from(CHUNK));
     let (done, _) = bed.transfer(Kind(99), 0, &mut data[..512]).unwrap();
-    assert_eq!(done.status, VIRTIO_BLK_S_UNSUPP as u8);
+    assert_eq!(done.status, VIRTIO_BLK_S_UNSUPP);
     let (done, _) = bed.transfer(Kind(VIRTIO_BLK_T_FLUSH), 0, &mut []).unwrap();
     assert_eq!(done.status, 0);
 }
@@ -294,4 +294,32 @@ fn a_transfer_that_timed_out_keeps_its_chunk_until_the_answer() {
     let outcome = unsafe { bed.block.transfer(Kind::IN, 0, place, 512, soon) };
     assert!(matches!(outcome, Err(Error::TimedOut)));
     assert_eq!(device.take().len(), 1, "the chunk that came back went out again");
+}
+
+#[test]
+fn a_full_queue_leaves_the_requests_in_it_alone() {
+    for features in EVERY {
+        let (bed, mut device, _kick) = alone(features, 16, u32::MAX, 1);
+        let mut sectors = 0;
+        loop {
+            match bed.block.submit(Kind::OUT, sectors, (bed.buffers, 512), false) {
+                Ok(_) => sectors += 1,
+                Err(Error::Full) => break,
+                Err(other) => panic!("{other}"),
+            }
+        }
+        assert!(matches!(
+            bed.block.submit(Kind::IN, 999, (bed.buffers, 512), false),
+            Err(Error::Full)
+        ));
+        let mut found: Vec<u64> = Vec::new();
+        for held in device.take() {
+            let mut header = [0; 16];
+            let at = held.readable[0].0;
+            device.memory.read(Space::Guest, at, &mut header).unwrap();
+            assert_eq!(header[0], 1);
+            found.push(u64::from_le_bytes(header[8..].try_into().unwrap()));
+        }
+        assert_eq!(found, (0..sectors).collect::<Vec<u64>>(), "{features:#x}");
+    }
 }
