@@ -164,14 +164,14 @@ MUTANTS = [
     ),
     Mutant(
         "more packed descriptors out than there are",
-        "ring/packed.rs",
+        "ring/packed_walk.rs",
         "if self.busy + u32::from(token.slots) > self.config.size {",
         "if self.busy + u32::from(token.slots) > u32::MAX - 1 {",
         PACKED,
     ),
     Mutant(
         "a packed list not available as a whole",
-        "ring/packed.rs",
+        "ring/packed_walk.rs",
         "if !head.available_at(at) {",
         "if !head.available_at(at) && slots == 0 {",
         PACKED,
