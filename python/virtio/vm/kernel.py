@@ -39,7 +39,9 @@ def uml_kernel(image: Path | None = None) -> Kernel:
         stdin=subprocess.DEVNULL,
         check=False,
     ).stdout.strip()
-    return Kernel(found, ModuleTree(_UML_MODULES / release))
+    # Those of a UML that is not the system's are beside it, as bin/ and lib/ are.
+    beside = found.resolve().parent.parent / "lib/uml/modules" / release
+    return Kernel(found, ModuleTree(beside if beside.is_dir() else _UML_MODULES / release))
 
 
 def qemu_kernel(image: Path | None = None) -> Kernel:
