@@ -26,6 +26,11 @@ Deed = Callable[["Rogue", Message, bytes], None]
 """What to do at a message, given the proper answer to it (empty: there is none)."""
 
 
+def silence(rogue: "Rogue", _message: Message, _answer: bytes) -> None:
+    """Never answer."""
+    rogue.sulk()
+
+
 class Rogue:
     """The back end's end of a socket pair, on a thread."""
 
@@ -130,6 +135,8 @@ class Rogue:
                 return self._status
             case "GET_CONFIG":
                 return ConfigAccess(payload.offset, payload.size, 0, bytes(payload.size))
+            case "GET_INFLIGHT_FD":
+                return payload
             case "GET_VRING_BASE":
                 return VringState(payload.ring, 0)
         raise AssertionError(name)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from tests.transport.contract import BASIC, READY, Failures, Ring, negotiate
-from tests.transport.rogue import FEATURES, Deed, Rogue
+from tests.transport.rogue import FEATURES, Deed, Rogue, silence
 
 from virtio.errors import RefusedError, TransportError
 from virtio.spec import core
@@ -91,10 +91,6 @@ def half_and_hang_up(rogue: Rogue, _message: Message, answer: bytes) -> None:
 
 def half(rogue: Rogue, _message: Message, answer: bytes) -> None:
     rogue.send(answer[: len(answer) // 2] or b"\1")
-    rogue.sulk()
-
-
-def silence(rogue: Rogue, _message: Message, _answer: bytes) -> None:
     rogue.sulk()
 
 

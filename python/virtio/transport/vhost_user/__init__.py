@@ -40,18 +40,22 @@ def open_driver_end(
     timeout: float = 5.0,
     memory_size: int = DEFAULT_SIZE,
     huge_pages: bool = False,
+    reconnect: float = 0.0,
 ) -> VhostUserDriverEnd:
     """Connect to the back end at the socket that ``spec`` names.
 
     ``timeout``: seconds that a request may take. ``memory_size``: bytes of the first region of shared memory,
-    and by how much it grows at least. ``huge_pages``: make it of 2 MiB pages. With ``?notifications=in-band``
+    and by how much it grows at least. ``huge_pages``: make it of 2 MiB pages. ``reconnect``:
+    seconds for which to try, with growing pauses, to come back to a back end that went away; calls wait
+    meanwhile, within their timeout. The device is lost all the same if requests were under way and it is not
+    known which (see :mod:`.recovery`). With ``?notifications=in-band``
     behind ``spec`` the back end is kicked, and calls, by messages.
     """
     place, in_band = _options(spec)
     if not timeout > 0:
         raise ConfigurationError(f"a timeout of {timeout:g} seconds")
     memory = SharedMemory(memory_size, huge_pages=huge_pages)
-    return VhostUserDriverEnd(place, timeout=timeout, memory=memory, in_band=in_band)
+    return VhostUserDriverEnd(place, timeout=timeout, memory=memory, in_band=in_band, reconnect=reconnect)
 
 
 def _options(spec: str) -> tuple[str, bool]:

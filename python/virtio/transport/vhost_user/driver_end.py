@@ -2,21 +2,36 @@
 
 import contextlib
 import errno
+import logging
 import os
 import socket
+import threading
 import time
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self
 
-from virtio.errors import ConfigurationError, DeviceError, Error, TransportError
+from virtio.errors import ConfigurationError, DeviceError, Error, RefusedError, TransportError
 from virtio.memory.shared import SharedMemory, SharedRegion
 from virtio.spec.core import STATUS
 from virtio.transport.news import ConfigCallback, FailureCallback, NewsDesk
 from virtio.transport.notifier import Notifier
+from virtio.transport.vhost_user import recovery
 from virtio.transport.vhost_user.client import Client
-from virtio.transport.vhost_user.exchange import Called, ConfigNews, News, QueueBroke, Script, T
+from virtio.transport.vhost_user.exchange import (
+    Called,
+    ConfigNews,
+    News,
+    QueueBroke,
+    Script,
+    T,
+    UnrecoverableError,
+    ViolationError,
+)
 from virtio.transport.vhost_user.frontend import MAX_QUEUE_SIZE, MAX_QUEUES, FrontEnd, Ring
 from virtio.transport.vhost_user.messages import ProtocolFeature
+
+_log = logging.getLogger("virtio.transport.vhost_user")
 
 _RETRY_SECONDS = 0.02
 
@@ -33,33 +48,54 @@ class VhostUserDriverEnd:
         timeout: float,
         memory: SharedMemory,
         in_band: bool = False,
+        reconnect: float = 0.0,
     ) -> None:
-        """Connect to the back end at ``place`` and agree with it; ``memory`` belongs to this end."""
+        """Connect to the back end at ``place`` and agree with it; ``memory`` belongs to this end.
+
+        If the back end goes away, come back to it, or its successor, for ``reconnect`` seconds.
+        """
         self.address = f"vhost-user:{place}"
         self.timeout = timeout
         self.memory = memory
         self.config_generation = 0
-        self._front = FrontEnd(in_band=in_band)
+        self._place = place
+        self._in_band = in_band
+        self._reconnect = reconnect
+        self._front = FrontEnd(in_band=in_band, inflight=reconnect > 0)
         self._notifiers: dict[int, Notifier] = {}
         self._desk = NewsDesk(self.address)
         self._client: Client | None = None
-        self._closed = False
+        self._generation = 0
+        self._recovery: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._leaving = threading.Event()
         memory.on_growth(self._share)
         try:
-            self._connect(place)
+            self._client = self._open(self._front)
         except BaseException:
             self.close()
             raise
+        if self._client.failure is not None:
+            self._lost(self._generation, self._client.failure)
 
-    def _connect(self, place: str) -> None:
-        client = self._client = Client(
-            open_connection(place, self.timeout),
+    def _open(self, front: FrontEnd) -> Client:
+        """Connect, and agree on what comes before the driver."""
+        generation = self._generation = self._generation + 1
+        client = Client(
+            open_connection(self._place, self.timeout),
             name=self.address,
             timeout=self.timeout,
             on_news=self._take,
-            on_lost=self._lost,
+            on_lost=lambda error: self._lost(generation, error),
         )
-        front = self._front
+        try:
+            self._agree(client, front)
+        except BaseException:
+            client.close()
+            raise
+        return client
+
+    def _agree(self, client: Client, front: FrontEnd) -> None:
         client.call(front.negotiate())
         if front.has(ProtocolFeature.REPLY_ACK):
             client.acknowledge()
@@ -71,6 +107,11 @@ class VhostUserDriverEnd:
             finally:
                 os.close(theirs)
 
+    @property
+    def away(self) -> bool:
+        """Whether the back end is gone and being waited for."""
+        return self._recovery is not None
+
     # --- features and status
 
     @property
@@ -80,25 +121,26 @@ class VhostUserDriverEnd:
 
     def accept(self, features: int) -> None:
         """Write the features that the driver accepts."""
-        self._call(self._front.accept(features))
+        self._call(lambda front: front.accept(features))
 
     @property
     def status(self) -> int:
         """The device status field; emulated for a back end without the protocol feature STATUS."""
-        return self._call(self._front.status())
+        return self._call(lambda front: front.status())
 
     def set_status(self, status: int) -> None:
         """Write the device status field; 0 resets."""
         if status == 0:
             self.reset()
         else:
-            self._call(self._front.set_status(status))
+            self._call(lambda front: front.set_status(status))
 
     def reset(self) -> None:
         """Stop all queues and reset the device."""
-        self._call(self._front.reset())
+        self._call(lambda front: front.reset())
         for index in list(self._notifiers):
             self._release(index)
+        self._forget_inflight()
         self._desk.forget()
 
     # --- configuration space
@@ -110,11 +152,11 @@ class VhostUserDriverEnd:
 
     def read_config(self, offset: int, size: int) -> bytes:
         """Read configuration space."""
-        return self._call(self._front.read_config(offset, size))
+        return self._call(lambda front: front.read_config(offset, size))
 
     def write_config(self, offset: int, data: bytes) -> None:
         """Write configuration space."""
-        self._call(self._front.write_config(offset, bytes(data)))
+        self._call(lambda front: front.write_config(offset, bytes(data)))
 
     # --- queues
 
@@ -148,7 +190,7 @@ class VhostUserDriverEnd:
         )
         self._notifiers[index] = notifier
         try:
-            self._call(front.start(index, ring, self.memory.regions))
+            self._call(lambda front: front.start(index, ring, self.memory.regions))
             self._connected().watch_error(notifier.error_fd, index)
         except BaseException:
             self._release(index)
@@ -157,7 +199,7 @@ class VhostUserDriverEnd:
 
     def stop_queue(self, index: int) -> int:
         """Stop a queue and return where to continue."""
-        base = self._call(self._front.stop(index))
+        base = self._call(lambda front: front.stop(index))
         self._release(index)
         return base
 
@@ -167,7 +209,7 @@ class VhostUserDriverEnd:
 
     def _kick(self, index: int, notifier: Notifier) -> None:
         if not notifier.closed:
-            self._call(self._front.kick(index))
+            self._call(lambda front: front.kick(index))
 
     def _release(self, index: int) -> None:
         notifier = self._notifiers.pop(index)
@@ -199,8 +241,71 @@ class VhostUserDriverEnd:
                 reason = f"the device gave up on queue {queue}; it needs a reset"
                 self._failed(DeviceError(reason, STATUS.DEVICE_NEEDS_RESET))
 
-    def _lost(self, error: Error) -> None:
+    def _lost(self, generation: int, error: Error) -> None:
+        """Take note that a connection is lost, from any thread."""
+        with self._lock:
+            opening = self._client is None or self._recovery is not None
+            if opening or generation != self._generation or self._leaving.is_set():
+                return  # who opens it finds out
+            if self._reconnect and not isinstance(error, ViolationError):
+                name = f"recovery of {self.address}"
+                offered = recovery.offered(self._front, self.memory)
+                thread = threading.Thread(target=self._recover, args=(error, offered), name=name, daemon=True)
+                thread.start()
+                self._recovery = thread
+                return
         self._failed(error)
+
+    def _recover(self, error: Error, offered: Mapping[int, int]) -> None:
+        """Come back to the back end, and let the driver know as little of it as possible."""
+        lost, deadline = self._front, time.monotonic() + self._reconnect
+        old = self._client
+        if old is not None:
+            old.close()
+        for delay in recovery.delays():
+            if self._leaving.wait(delay):
+                break
+            try:
+                if self._come_back(lost, offered):
+                    return
+            except (ViolationError, UnrecoverableError, ConfigurationError) as reason:
+                error = reason
+                break
+            except Error as reason:
+                error = reason
+            if time.monotonic() > deadline:
+                break
+        with self._lock:
+            self._recovery = None
+        self._failed(error)
+
+    def _come_back(self, lost: FrontEnd, offered: Mapping[int, int]) -> bool:
+        front = FrontEnd(in_band=self._in_band, inflight=True)
+        client = self._open(front)
+        try:
+            # Not before the new back end has answered: until then the old one may be finishing its requests.
+            bases = recovery.bases(lost, self.memory, offered)
+            client.call(front.resume(lost, self.memory.regions, bases))
+        except BaseException:
+            client.close()
+            raise
+        with self._lock:
+            if self._leaving.is_set():
+                client.close()
+                return True
+            self._front, self._client, self._recovery = front, client, None
+        _log.info("%s: the back end is back", self.address)
+        if client.failure is not None:
+            self._lost(self._generation, client.failure)
+            return True
+        for index, notifier in list(self._notifiers.items()):
+            client.watch_error(notifier.error_fd, index)
+            # Kicks and calls are no state: both ends look at the ring.
+            notifier.kick()
+            notifier.call()
+        self.config_generation += 1
+        self._desk.config_changed()
+        return True
 
     def _failed(self, error: Error) -> None:
         self._desk.failed(error)
@@ -211,19 +316,23 @@ class VhostUserDriverEnd:
 
     def close(self) -> None:
         """Stop all queues, reset, disconnect, and unmap the memory."""
-        if self._closed:
-            return
+        with self._lock:
+            if self._leaving.is_set():
+                return
+            self._leaving.set()
+            thread, client = self._recovery, self._client
         self._desk.close()
-        client = self._client
-        if client is not None and client.failure is None and self._front.rings:
+        if thread is not None:
+            thread.join()
+        elif client is not None and client.failure is None and self._front.rings:
             # Should it fail: that the connection ends resets the device too.
             with contextlib.suppress(Error):
-                self.reset()
-        self._closed = True
-        if client is not None:
-            client.close()
+                client.call(self._front.reset())
+        if self._client is not None:
+            self._client.close()
         for index in list(self._notifiers):
             self._release(index)
+        self._forget_inflight()
         self.memory.on_growth(None)
         self.memory.close()
 
@@ -243,13 +352,33 @@ class VhostUserDriverEnd:
     def _share(self, region: SharedRegion) -> None:
         """Share a region that was added; before the first queue they are shared all at once."""
         if self._front.sharing:
-            self._call(self._front.share([*self.memory.regions, region]))
+            self._call(lambda front: front.share([*self.memory.regions, region]))
 
-    def _call(self, script: Script[T]) -> T:
-        return self._connected().call(script)
+    def _forget_inflight(self) -> None:
+        """After a reset nothing is in flight, and the next memory is a new one."""
+        inflight, self._front.inflight = self._front.inflight, None
+        if inflight is not None:
+            os.close(inflight[1])
+
+    def _call(self, script: Callable[[FrontEnd], Script[T]]) -> T:
+        """Carry out a procedure; again, if the back end went away meanwhile and came back."""
+        while True:
+            client = self._connected()
+            try:
+                return client.call(script(self._front))
+            except RefusedError:
+                raise
+            except TransportError:
+                if self._recovery is None and client is self._client:
+                    raise
 
     def _connected(self) -> Client:
-        if self._closed or self._client is None:
+        thread = self._recovery
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(self.timeout)
+            if thread.is_alive():
+                raise TransportError(f"the back end is away, and has not come back in {self.timeout:g} s")
+        if self._leaving.is_set() or self._client is None:
             raise TransportError("the connection is closed")
         self._client.check()
         return self._client

@@ -18,6 +18,10 @@ class ViolationError(TransportError):
     """The back end breaks the protocol; nothing that it says can be relied on any more."""
 
 
+class UnrecoverableError(TransportError):
+    """The back end is back, or may be one day, but what it did before cannot go on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ask:
     """A request. ``fds`` are lent to it."""

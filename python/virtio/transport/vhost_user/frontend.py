@@ -5,23 +5,30 @@ failure are told apart: :exc:`~virtio.errors.RefusedError`, after which the conn
 :exc:`~.exchange.ViolationError`, after which nothing that the back end says is believed.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from virtio.errors import ConfigurationError, RefusedError, TransportError
+from virtio.errors import ConfigurationError, Error, RefusedError, TransportError
 from virtio.memory.shared import SharedRegion
 from virtio.queue.device import FRESH_BASE, FRESH_PACKED_BASE
 from virtio.spec.core import STATUS, F
 from virtio.transport.vhost_user.backend import CARRIED_FEATURES as CARRIED_BY_BACK_END
-from virtio.transport.vhost_user.exchange import Ask, FrontEndChannel, Script, ViolationError
+from virtio.transport.vhost_user.exchange import (
+    Ask,
+    FrontEndChannel,
+    Script,
+    UnrecoverableError,
+    ViolationError,
+)
 from virtio.transport.vhost_user.messages import (
     F_PROTOCOL_FEATURES,
-    NO_DESCRIPTOR,
     ProtocolFeature,
 )
 from virtio.transport.vhost_user.payloads import (
     MAX_REGIONS,
     ConfigAccess,
+    Inflight,
     MemoryRegion,
     VringAddress,
     VringState,
@@ -71,16 +78,20 @@ class Ring:
     call: int
     kick: int
     error: int
-    described: bool = False
     enabled: bool = False
 
 
 class FrontEnd:
     """What was agreed with a back end, and the procedures that agree on it."""
 
-    def __init__(self, *, in_band: bool = False) -> None:
-        """Begin with nothing agreed. ``in_band``: notifications by messages, if the back end can."""
+    def __init__(self, *, in_band: bool = False, inflight: bool = False) -> None:
+        """Begin with nothing agreed.
+
+        ``in_band``: notifications by messages. ``inflight``: have the back end write down which requests it
+        has taken, if it can.
+        """
         self._want_in_band = in_band
+        self._want_inflight = inflight
         self._start_over()
 
     def _start_over(self) -> None:
@@ -94,6 +105,8 @@ class FrontEnd:
         self.broken = False
         self.rings: dict[int, Ring] = {}
         self._shared: list[SharedRegion] = []
+        self.inflight: tuple[Inflight, int] | None = None
+        """The in-flight memory, and its descriptor, which whoever forgets it closes."""
 
     def has(self, feature: ProtocolFeature) -> bool:
         """Tell whether a protocol feature is negotiated."""
@@ -131,6 +144,8 @@ class FrontEnd:
         wanted = WANTED_PROTOCOL
         if self._want_in_band and offered & IN_BAND_NEEDS == IN_BAND_NEEDS:
             wanted |= IN_BAND_NEEDS
+        if self._want_inflight:
+            wanted |= _P.INFLIGHT_SHMFD.mask
         self.protocol_features = offered & wanted
         yield Ask("SET_PROTOCOL_FEATURES", self.protocol_features)
         if self._want_in_band and not self.in_band:
@@ -189,6 +204,7 @@ class FrontEnd:
             raise ConfigurationError(f"status {status:#x}")
         live = bool(status & STATUS.DRIVER_OK)
         if live and not self._status & STATUS.DRIVER_OK:
+            yield from self._track()
             for index, ring in self.rings.items():
                 yield from self._enable(index, ring)
         if self.has(_P.STATUS):
@@ -275,14 +291,51 @@ class FrontEnd:
             raise ConfigurationError("a queue is started before features were accepted")
         if index in self.rings:
             raise ConfigurationError(f"queue {index} is started already")
+        if self.inflight is not None and ring.size > self.inflight[0].queue_size:
+            raise ConfigurationError(
+                f"a queue of {ring.size}; in-flight memory was made for {self.inflight[0].queue_size}"
+            )
         if not 0 <= index < (self.queues or MAX_QUEUES):
             raise ConfigurationError(f"there is no queue {index}; there are {self.queues or MAX_QUEUES}")
         yield from self.share(regions)
         yield from self._describe(index, ring)
-        self.rings[index] = ring
         if self._status & STATUS.DRIVER_OK:
             yield from self._enable(index, ring)
         yield from self._settle()
+        self.rings[index] = ring  # last: a connection that is lost before may be found again
+
+    def _track(self) -> Script[None]:
+        """Give the back end its in-flight memory: a new one, or that of its predecessor."""
+        if not self.has(_P.INFLIGHT_SHMFD) or not self.rings:
+            return
+        if self.inflight is None:
+            queues = self.queues or max(self.rings) + 1
+            size = max(ring.size for ring in self.rings.values())
+            answer = yield Ask("GET_INFLIGHT_FD", Inflight(0, 0, queues, size))
+            self.inflight = _checked_inflight(answer.payload, answer.fd, queues, size)
+        area, fd = self.inflight
+        yield Ask("SET_INFLIGHT_FD", area, (fd,))
+
+    def resume(
+        self, lost: "FrontEnd", regions: Sequence[SharedRegion], bases: Mapping[int, int]
+    ) -> Script[None]:
+        """Take a new back end to where the lost one was, with rings going on from ``bases``."""
+        if lost.accepted is None:
+            self._status = lost._status
+            return
+        if missing := lost.accepted & ~self.device_features:
+            raise UnrecoverableError(f"the back end came back without features {missing:#x}")
+        yield from self.accept(lost.accepted)
+        if self._failed_features:
+            raise UnrecoverableError("the back end came back and refuses the features that it had")
+        if lost.rings:
+            yield from self.share(regions)
+        self.inflight = lost.inflight
+        for index, ring in lost.rings.items():
+            self.rings[index] = replace(ring, base=bases[index], enabled=False)
+            yield from self._describe(index, self.rings[index])
+        if lost._status:
+            yield from self.set_status(lost._status)
 
     def _describe(self, index: int, ring: Ring) -> Script[None]:
         yield Ask("SET_VRING_NUM", VringState(index, ring.size))
@@ -323,10 +376,10 @@ class FrontEnd:
             raise ViolationError(f"the base of ring {state.ring} instead of {index}")
         if not packed and state.num > 0xFFFF:
             raise ViolationError(f"a base of {state.num:#x} for a split ring")
-        del self.rings[index]
         # Disabled after it stopped, not before: a network device throws away what a disabled ring is given.
         if ring.enabled and self.offered & F_PROTOCOL_FEATURES:
             yield Ask("SET_VRING_ENABLE", VringState(index, 0))
+        del self.rings[index]
         return int(state.num)
 
     def kick(self, index: int) -> Script[None]:
@@ -344,10 +397,22 @@ class FrontEnd:
             yield Ask("GET_FEATURES")
 
 
-def no_descriptor(index: int) -> int:
-    """Return how a message names a ring for which it brings no descriptor."""
-    return index | NO_DESCRIPTOR
-
-
 def _region(region: SharedRegion) -> MemoryRegion:
     return MemoryRegion(region.guest_address, region.size, region.user_address, 0)
+
+
+def _checked_inflight(area: Inflight, fd: int | None, queues: int, size: int) -> tuple[Inflight, int]:
+    """Check the in-flight memory that a back end made."""
+    if fd is None:
+        raise ViolationError("in-flight memory without its descriptor")
+    try:
+        if (area.queues, area.queue_size) != (queues, size):
+            raise ViolationError(
+                f"in-flight memory for {area.queues} queues of {area.queue_size}, not {queues} of {size}"
+            )
+        if not 0 < area.mmap_size <= os.fstat(fd).st_size - area.mmap_offset:
+            raise ViolationError(f"in-flight memory of {area.mmap_size} bytes from {area.mmap_offset}")
+    except Error:
+        os.close(fd)
+        raise
+    return area, fd

@@ -1,0 +1,276 @@
+"""Back ends that go away and come back, and those that do not."""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.transport.contract import BASIC, SECONDS, Failures, Mirror, Ring, await_, live
+from tests.transport.rogue import Rogue, silence
+from tests.transport.test_back_ends import programs, read, running
+
+import virtio
+from virtio.errors import TransportError
+from virtio.queue import Chain
+from virtio.spec import core
+from virtio.transport.interface import Server
+from virtio.transport.vhost_user import VhostUserDriverEnd, open_driver_end
+from virtio.transport.vhost_user.backend import PROTOCOL_FEATURES
+from virtio.transport.vhost_user.codec import Message, encode, encode_reply
+from virtio.transport.vhost_user.exchange import UnrecoverableError, ViolationError
+from virtio.transport.vhost_user.messages import ProtocolFeature
+from virtio.transport.vhost_user.payloads import Inflight
+
+
+class Home:
+    """A device that comes and goes."""
+
+    def __init__(self, path: Path, stack: contextlib.ExitStack) -> None:
+        self.path = path
+        self.device = Mirror()
+        stack.callback(self.device.close)
+        self._server: Server | None = None
+        stack.callback(self.leave)
+
+    def come(self) -> None:
+        self._server = virtio.start(self.device, f"vhost-user:{self.path}")
+
+    def leave(self) -> None:
+        if self._server is not None:
+            self._server.stop()
+            self._server = None
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    with contextlib.ExitStack() as stack:
+        made = Home(tmp_path / "mirror.sock", stack)
+        made.come()
+        yield made
+
+
+def connect(home: Home, **options: Any) -> contextlib.closing[VhostUserDriverEnd]:
+    return contextlib.closing(open_driver_end(str(home.path), reconnect=SECONDS, **options))
+
+
+def test_rings_go_on_with_the_next_back_end(home: Home) -> None:
+    with connect(home) as end, live(end, BASIC, [0, 1]) as rings:
+        for round_ in range(5):
+            for ring in rings:
+                for number in range(round_ + 3):
+                    ring.mirror(b"round %d, %d" % (round_, number))
+            home.leave()
+            await_(lambda: end.away)
+            home.come()
+        assert end.status & core.STATUS.DRIVER_OK
+
+
+def test_requests_wait_while_the_back_end_is_away(home: Home) -> None:
+    with connect(home) as end, live(end, BASIC, [0]) as (ring,):
+        ring.mirror(b"before")
+        home.leave()
+        await_(lambda: end.away)
+        head = ring.offer(b"meanwhile")
+        time.sleep(0.05)
+        home.come()
+        assert ring.wait() == [head]
+        assert ring.model.data(head) == b"meanwhile"[::-1]
+
+
+def test_calls_wait_while_the_back_end_is_away(home: Home) -> None:
+    with connect(home) as end:
+        home.leave()
+        later = threading.Timer(0.1, home.come)
+        later.start()
+        assert end.read_config(0, 8) == (8).to_bytes(8, "little")
+        later.join()
+
+
+def test_in_order_rings_go_on_with_requests_under_way(home: Home) -> None:
+    holding, held = threading.Event(), list[Chain]()
+    holding.set()
+    answer = home.device.on_requests
+
+    def hold(chain: Chain) -> None:
+        if holding.is_set():
+            held.append(chain)
+            chain.hold(idle=True)
+        else:
+            answer(chain)
+
+    home.device.offered_features |= core.F.IN_ORDER
+    home.device.on_requests = hold  # type: ignore[method-assign]
+    with connect(home) as end, live(end, BASIC | core.F.IN_ORDER, [0]) as (ring,):
+        heads = [ring.offer(b"%d" % number) for number in range(5)]
+        await_(lambda: (counters := home.device.queues[0].counters) is not None and counters.chains == 5)
+        home.leave()
+        holding.clear()
+        home.come()
+        done: list[int] = []
+        while len(done) < len(heads):
+            used = ring.wait()
+            assert used
+            done += used
+        assert done == heads
+        held.clear()  # they keep their memory
+
+
+def test_requests_that_nobody_knows_of_are_an_error(home: Home) -> None:
+    held: list[Chain] = []
+
+    def hold(chain: Chain) -> None:
+        held.append(chain)
+        chain.hold(idle=True)
+
+    home.device.on_requests = hold  # type: ignore[method-assign]
+    failures = Failures()
+    with connect(home) as end, live(end, BASIC, [0]) as (ring,):
+        end.on_failure(failures.take)
+        ring.offer(b"lost")
+        await_(lambda: (counters := home.device.queues[0].counters) is not None and counters.chains == 1)
+        home.leave()
+        home.come()
+        assert isinstance(failures.wait(), UnrecoverableError)
+        with pytest.raises(TransportError):
+            end.reset()
+        held.clear()  # they keep their memory
+
+
+def test_a_back_end_with_less_features_is_an_error(home: Home) -> None:
+    failures = Failures()
+    with connect(home) as end, live(end, BASIC, [0]) as (ring,):
+        end.on_failure(failures.take)
+        ring.mirror(b"before")
+        home.leave()
+        home.device.offered_features &= ~core.F.EVENT_IDX
+        home.come()
+        assert isinstance(failures.wait(), UnrecoverableError)
+
+
+def test_a_back_end_that_stays_away_is_lost_in_time(home: Home) -> None:
+    failures = Failures()
+    with contextlib.closing(open_driver_end(str(home.path), reconnect=0.3, timeout=1)) as end:
+        end.on_failure(failures.take)
+        home.leave()
+        began = time.monotonic()
+        assert isinstance(failures.wait(), TransportError)
+        assert 0.25 < time.monotonic() - began < 2
+        with pytest.raises(TransportError):
+            end.reset()
+
+
+def test_closing_does_not_wait_for_who_is_away(home: Home) -> None:
+    with connect(home) as end, live(end, BASIC, [0]):
+        home.leave()
+        await_(lambda: end.away)
+        began = time.monotonic()
+        end.close()
+        assert time.monotonic() - began < 1
+
+
+def test_a_violation_is_not_come_back_to() -> None:
+    failures = Failures()
+
+    def noise(rogue: Rogue, message: Message, _answer: bytes) -> None:
+        rogue.send(encode(message.number, 1, b""))
+
+    with (
+        Rogue("GET_CONFIG", noise) as rogue,
+        contextlib.closing(open_driver_end(rogue.place, reconnect=SECONDS)) as end,
+    ):
+        end.on_failure(failures.take)
+        with pytest.raises(ViolationError):
+            end.read_config(0, 8)
+        assert isinstance(failures.wait(), ViolationError)
+
+
+@pytest.mark.parametrize("program", programs("qemu-storage-daemon"), ids=str)
+def test_the_storage_daemon_killed_and_started_again(program: Path | None, tmp_path: Path) -> None:
+    if program is None:
+        pytest.skip("qemu-storage-daemon is not installed (Debian: qemu-system-common)")
+    image, socket = tmp_path / "image", tmp_path / "disk.sock"
+    image.write_bytes(os.urandom(64 * 512))
+    node = f"driver=file,node-name=f0,filename={image}"
+    export = f"type=vhost-user-blk,id=e0,node-name=f0,addr.type=unix,addr.path={socket},writable=on"
+    arguments: list[str | Path] = [program, "--blockdev", node, "--export", export]
+    with contextlib.ExitStack() as stack:
+        ring: Ring | None = None
+        for round_ in range(3):
+            with running(arguments, socket):
+                if ring is None:
+                    end = stack.enter_context(
+                        contextlib.closing(open_driver_end(str(socket), reconnect=SECONDS))
+                    )
+                    (ring,) = stack.enter_context(live(end, BASIC, [0]))
+                for sector in range(round_ + 2):
+                    assert read(ring, sector) == image.read_bytes()[sector * 512 :][:512]
+            socket.unlink()
+
+
+# --- in-flight memory
+
+INFLIGHT = PROTOCOL_FEATURES | ProtocolFeature.INFLIGHT_SHMFD.mask
+
+
+def area(reply: Inflight, size: int | None) -> Any:
+    """Answer with this area, in a file of that size; None: without a descriptor."""
+
+    def say(rogue: Rogue, message: Message, _answer: bytes) -> None:
+        assert message.kind is not None
+        data = encode_reply(message.kind, reply)
+        if size is None:
+            rogue.send(data)
+            return
+        fd = os.memfd_create("inflight")
+        os.ftruncate(fd, size)
+        rogue.send(data, (fd,))
+        os.close(fd)
+
+    return say
+
+
+def test_in_flight_memory_is_asked_for_and_handed_back() -> None:
+    with (
+        Rogue("GET_INFLIGHT_FD", area(Inflight(4096, 0, 2, 16), 4096), protocol=INFLIGHT) as rogue,
+        contextlib.closing(open_driver_end(rogue.place, reconnect=SECONDS)) as end,
+    ):
+        for _ in range(2):
+            with live(end, BASIC, [0]):
+                assert rogue.done
+                end.reset()
+        assert rogue.done == 2  # a new one after each reset
+
+
+@pytest.mark.parametrize(
+    ("reply", "size"),
+    [
+        (Inflight(4096, 0, 2, 16), None),
+        (Inflight(4096, 0, 3, 16), 4096),
+        (Inflight(4096, 0, 2, 17), 4096),
+        (Inflight(0, 0, 2, 16), 4096),
+        (Inflight(4097, 0, 2, 16), 4096),
+        (Inflight(4096, 1, 2, 16), 4096),
+        (Inflight(1 << 63, 1 << 63, 2, 16), 4096),
+    ],
+)
+def test_in_flight_memory_that_cannot_be(reply: Inflight, size: int | None) -> None:
+    with (
+        Rogue("GET_INFLIGHT_FD", area(reply, size), protocol=INFLIGHT) as rogue,
+        contextlib.closing(open_driver_end(rogue.place, reconnect=SECONDS)) as end,
+        pytest.raises(ViolationError),
+        live(end, BASIC, [0]),
+    ):
+        pass
+
+
+def test_no_in_flight_memory_without_need() -> None:
+    with (
+        Rogue("GET_INFLIGHT_FD", silence, protocol=INFLIGHT) as rogue,
+        contextlib.closing(open_driver_end(rogue.place)) as end,
+        live(end, BASIC, [0]),
+    ):
+        end.reset()
