@@ -1,6 +1,7 @@
 """Writes what is below ``docs/standard`` each time the documentation is built.
 
-That is a page for each device type, from :mod:`virtio.spec`, and a table of the habits of front ends.
+That is a page for each device type, from :mod:`virtio.spec`, a table of the habits of front ends, and one of
+the rules of the rings.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import ring_rules
 
 from virtio.spec import core, device_types
 from virtio.spec.model import Codes, DeviceType, Feature, Features, Queue, Struct, Type, Union
@@ -35,6 +38,7 @@ def _write_pages(app: Sphinx) -> None:
         ("seen in", "what it does", "what we do"),
         [(quirk.seen_in, quirk.habit, quirk.answer) for quirk in QUIRKS],
     )
+    pages["ring-rules.inc"] = ring_rules.table()
     for left_over in set(folder.iterdir()) - {folder / name for name in pages}:
         left_over.unlink()
     for name, text in pages.items():

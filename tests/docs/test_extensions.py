@@ -67,3 +67,16 @@ def test_files_that_contributors_are_told_of_exist() -> None:
     ):
         if "NAME" not in name:
             assert (root / name).exists(), name
+
+
+def test_every_rule_of_the_rings_is_in_the_table() -> None:
+    shown = run("import ring_rules; print(ring_rules.table())").splitlines()
+    source = (DOCS.parent / "crates/virtqueue/src/fault.rs").read_text()
+    listed = re.findall(r"^        Self::(\w+),$", source, flags=re.MULTILINE)
+    assert len(shown) == len(listed) + 2
+    for row in shown[2:]:
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        assert len(cells) == 4
+        assert all(cells), row
+    clauses = {row.split("|")[2].strip() for row in shown[2:]}
+    assert clauses == set(re.findall(r'=> "([\d.]+)"', source))

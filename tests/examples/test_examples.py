@@ -1,4 +1,5 @@
-"""Examples, driven in the same process; those of test_served.py as processes of their own."""
+"""Examples, driven in the same process; those of test_served.py and test_driving.py as processes of
+their own."""
 
 from pathlib import Path
 
@@ -11,12 +12,14 @@ from tests.device.rig import Rig
 import virtio
 from virtio.spec import block, gpio
 
-EXAMPLES = {"checksum.py", "entropy.py", "flaky.py", "lines.py"} | {"computed_disk.py", "console.py"}
+HERE = {"checksum.py", "entropy.py", "flaky.py", "lines.py"}
+SERVED = {"computed_disk.py", "console.py"}
+DRIVING = {"drive_a_disk.py"}
 
 
 def test_there_is_a_test_for_every_example() -> None:
     folder = Path(__file__).parents[2] / "examples"
-    assert {path.name for path in folder.glob("*.py")} == EXAMPLES
+    assert {path.name for path in folder.glob("*.py")} == HERE | SERVED | DRIVING
 
 
 def test_entropy() -> None:
