@@ -250,6 +250,7 @@ impl PackedDriver {
         }
         self.next = at.after(1, self.size);
         self.moved += 1;
+        self.parts.claim_free(self.next, self.free);
     }
 
     /// Shows the device all lists added; true if it wants a kick.

@@ -22,6 +22,9 @@ pub(super) const EVENT_DESC: u16 = 2;
 /// How far ahead of itself an end fetches descriptors: four lines.
 const AHEAD: u16 = 16;
 
+/// The same for free descriptors, which the driver is about to fill: two lines.
+const SOON: u16 = 8;
+
 /// Bytes of an event suppression structure.
 pub(super) const EVENT_SIZE: u64 = 4;
 
@@ -156,6 +159,15 @@ impl Parts {
     #[inline]
     pub(super) fn claim(&self, position: Position) {
         prefetch::for_writing(self.ring.wrapping_add(usize::from(position.offset) * 16));
+    }
+
+    /// Of `free` descriptors from `position` on, fetches a line that will be written to before long: the
+    /// other end had it last, a lap ago.
+    #[inline]
+    pub(super) fn claim_free(&self, position: Position, free: u32) {
+        if free > SOON as u32 + 4 {
+            self.claim(position.after(SOON, self.size));
+        }
     }
 
     /// At the `number`th of a burst that begins before `position`: fetches a later line, as far as
