@@ -15,8 +15,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from virtio._native import measure_distance
 from virtio.bench import this_machine
@@ -26,8 +27,10 @@ from virtio.bench.ring import OUTSTANDING, SIZE, Result, Ring, Run, measure
 CACHE = Path(__file__).parent.parent / ".cache/ringtest"
 PACKAGE = "linux-source-6.1"
 SOURCES = "tools/virtio/ringtest"
-SHORT = 1000
+SHORT = 10_000
 """Entries in the run that shows what starting and ending the program takes."""
+DURATION = 250_000_000
+"""Nanoseconds that a run lasts: long beside a tick of the scheduler, by which its end may be seen late."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,11 @@ class Peer:
     def processors(self) -> tuple[int, int]:
         """Where it runs."""
         return self.placement.processors
+
+    def lasting(self, duration: float) -> Self:
+        """Return the same with as many entries as take so long."""
+        entry = min(self._time(self.entries) - self._time(SHORT) for _ in range(3)) / (self.entries - SHORT)
+        return replace(self, entries=round(duration / max(entry, 5)) + SHORT)
 
     def run(self) -> Run:
         """Run it once, between two probes."""
@@ -115,8 +123,8 @@ def points(folder: Path, place: Placement, scale: float, precedence: bool) -> li
     found: list[Peer | Ring] = []
     for pairing in PAIRINGS:
         for limit in OUTSTANDING:
-            entries = round(scale * (500_000 if pairing.program == "ring" and limit > 1 else 150_000))
-            found.append(Peer(folder / pairing.program, limit, place, entries + SHORT, precedence))
+            peer = Peer(folder / pairing.program, limit, place, 50 * SHORT, precedence)
+            found.append(peer.lasting(scale * DURATION))
             for batch in dict.fromkeys((1, max(limit // 4, 1))):
                 requests = round(scale * (100_000 if limit == 1 else 500_000))
                 found.append(Ring(pairing.layout, batch, limit, "poll", place, requests, precedence))
