@@ -33,19 +33,20 @@ def heard() -> "queue.SimpleQueue[bytes]":
 
 
 @pytest.fixture(scope="module")
-def console(heard: "queue.SimpleQueue[bytes]") -> Iterator[virtio.ConsoleDevice]:
+def console(monitor: Monitor, heard: "queue.SimpleQueue[bytes]") -> Iterator[virtio.ConsoleDevice]:
+    """A new one for each monitor, like what stands behind the others: they end with their guest."""
     console = virtio.ConsoleDevice(heard.put, size=(97, 31))
     yield console
     console.close()
 
 
 @pytest.fixture(scope="module")
-def socket_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def socket_path(monitor: Monitor, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("console") / "line.sock"
 
 
 @pytest.fixture(scope="module")
-def pty() -> PtyLine:
+def pty(monitor: Monitor) -> PtyLine:
     return PtyLine()
 
 
