@@ -10,6 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 FUZZ_SECONDS ?= 30
 PYTEST_ARGS ?=
+PEERS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pyvirtio/peers
 # --precedence: short runs in bench that no other thread disturbs, for root on a machine with other work.
 PRECEDENCE ?=
 
@@ -92,10 +93,14 @@ rust-test: setup
 test: lint rust-test
 	$(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
 
+# Real peers twice: those of this system, and the newer ones where 'make peers' has got them.
 .PHONY: test-all
 test-all: lint rust-test
 	$(CARGO) test --quiet --doc $(RUST_TESTS)
 	tools/fuzz --seconds $(FUZZ_SECONDS)
+	if test -e $(PEERS)/complete; then \
+		PATH=$(PEERS)/bin:$$PATH $(BIN)/python -m pytest -m 'not slow' tests/interop; \
+	fi
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 .PHONY: mutants
