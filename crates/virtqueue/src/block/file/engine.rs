@@ -74,6 +74,12 @@ impl FileEngine {
     /// As for `submit`.
     unsafe fn read_now(&mut self, operation: &Operation<'_>) -> Option<Submitted> {
         let disk = &self.backend.disk;
+        if let Some(mapped) = &disk.mapped {
+            // SAFETY: the caller's promise.
+            if let Some(count) = unsafe { mapped.read(operation.offset, operation.list) } {
+                return Some(Submitted::Done(count as i64));
+            }
+        }
         let flags = if disk.in_memory { 0 } else { libc::RWF_NOWAIT };
         // SAFETY: the caller's promise.
         match unsafe { disk.vectored(disk.fd(), operation, flags) } {

@@ -2,6 +2,7 @@
 
 mod disk;
 mod engine;
+mod mapped;
 mod open;
 mod pool;
 mod ring;

@@ -307,3 +307,38 @@ fn a_descriptor_in_append_mode_writes_where_it_should() {
     assert_eq!(Driver::new(&target, ALL).write(1, &[9; 512]), 0);
     assert_eq!(file.metadata().unwrap().len(), 4096);
 }
+
+#[test]
+fn an_image_in_memory_is_read_where_it_lies() {
+    let contents = pattern(1 << 20, 9);
+    let file = image_in_memory(&contents);
+    let target = file_target(&file, WAYS[0]);
+    let mut driver = Driver::new(&target, ALL);
+    assert!(driver.read(8, 65536) == contents[4096..][..65536]);
+    // What is written, by us or others, is seen.
+    assert_eq!(driver.write(8, &pattern(512, 1)), 0);
+    file.write_all_at(&pattern(512, 2), 9 * 512).unwrap();
+    assert!(driver.read(8, 512) == pattern(512, 1));
+    driver.clear();
+    assert!(driver.read(9, 512) == pattern(512, 2));
+    // A hole stays one, however often it is read.
+    driver.clear();
+    target.discard(512 << 10, 256 << 10).unwrap();
+    let blocks = file.metadata().unwrap().blocks();
+    assert!(driver.read(1024, 65536) == vec![0; 65536]);
+    assert_eq!(file.metadata().unwrap().blocks(), blocks);
+}
+
+#[test]
+fn an_image_in_memory_that_is_cut_off_fails_like_any_other() {
+    let file = image_in_memory(&pattern(1 << 20, 9));
+    let target = file_target(&file, WAYS[0]);
+    let mut driver = Driver::new(&target, ALL);
+    file.set_len(4096).unwrap();
+    driver.clear();
+    let laid = driver.request(VIRTIO_BLK_T_IN, 100, &[], 4096, &[]);
+    driver.run();
+    assert_eq!(driver.answer(&laid).status, VIRTIO_BLK_S_IOERR);
+    driver.clear();
+    assert!(driver.read(0, 4096) == pattern(1 << 20, 9)[..4096]);
+}
