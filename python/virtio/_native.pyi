@@ -526,8 +526,11 @@ class BlockTarget:
     def memory(size: int) -> BlockTarget:
         """Serve ``size`` bytes of zeros that are forgotten at the end."""
     @staticmethod
-    def null(size: int) -> BlockTarget:
-        """Answer everything at once and keep nothing; reads give zeros."""
+    def null(size: int, *, zeroes: bool = True) -> BlockTarget:
+        """Answer everything at once and keep nothing; reads give zeros.
+
+        Without ``zeroes`` they leave the driver's buffers as they were: for measurements only.
+        """
     @staticmethod
     def python(
         callback: Callable[[list[BlockRequest]], object], size: int, *, read_only: bool = False

@@ -124,8 +124,9 @@ impl BlockTarget {
     }
 
     #[staticmethod]
-    fn null(size: u64) -> PyResult<Self> {
-        Self::wrap(Target::null(size, true), None)
+    #[pyo3(signature = (size, *, zeroes=true))]
+    fn null(size: u64, zeroes: bool) -> PyResult<Self> {
+        Self::wrap(Target::null(size, zeroes), None)
     }
 
     #[staticmethod]

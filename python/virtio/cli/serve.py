@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from virtio.cli.sizes import parse_size
 from virtio.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -88,7 +89,12 @@ def python(
 
 @app.command()
 def block(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A file or block device.")],
+    image: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IMAGE", help="A file, a block device, or null:SIZE, which keeps nothing (null:1G)."
+        ),
+    ],
     socket: Socket = None,
     fd: Fd = None,
     systemd: Systemd = False,
@@ -107,19 +113,27 @@ def block(
     no_discard: Annotated[
         bool, typer.Option("--no-discard", help="Do not offer to give back space.")
     ] = False,
+    poll: Annotated[
+        int,
+        typer.Option(
+            metavar="MICROSECONDS", help="Look for requests this long before sleeping, at most.", min=0
+        ),
+    ] = 0,
     mask: Mask = "",
 ) -> None:
     """Serve a disk. SIGHUP makes it look at the size of IMAGE again."""
     address = _address(socket, fd, systemd)
-    if not image.exists():
+    null = str(image).removeprefix("null:") if str(image).startswith("null:") else None
+    if null is None and not image.exists():
         raise ConfigurationError(f"there is no {image}; an empty disk is made by: truncate -s 1G {image}")
     if image.is_dir():
         raise ConfigurationError(f"{image} is a directory; a disk is a file or a block device")
+    from virtio._native import BlockTarget
     from virtio.cli.live import serve_until_signal
     from virtio.device.block import BlockDevice
 
     device = BlockDevice(
-        image,
+        image if null is None else BlockTarget.null(parse_size(null), zeroes=False),
         read_only=read_only,
         queues=queues,
         direct=direct,
@@ -128,6 +142,7 @@ def block(
         block_size=block_size,
         physical_block_size=physical_block_size,
         discard=False if no_discard else None,
+        polling=poll,
         mask=mask,
         name=f"block {image.name}",
     )

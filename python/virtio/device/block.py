@@ -68,13 +68,15 @@ class BlockDevice(Device):
         max_sectors: int | None = None,
         max_segments: int | None = None,
         lifetime: tuple[int, int, int] | None = None,
+        polling: int = 0,
         name: str = "",
         mask: int | str = 0,
     ) -> None:
         """Serve ``image``.
 
-        That is a path, a file descriptor, a Python object (:mod:`virtio.device.block_backend`), or None,
-        which is memory of ``size`` bytes. Else ``size`` shows only the beginning of a larger image.
+        That is a path, a file descriptor, a native target, a Python object
+        (:mod:`virtio.device.block_backend`), or None, which is memory of ``size`` bytes. Else ``size`` shows
+        only the beginning of a larger image.
 
         ``cache``: ``writeback`` is safe after a flush, ``writethrough`` after each write, ``unsafe`` never;
         the driver may switch between the first two. ``physical_block_size``, ``min_io_size``,
@@ -82,7 +84,7 @@ class BlockDevice(Device):
         cylinders, heads, sectors. ``seg_max`` and ``size_max`` bound the segments of a request (0: no bound
         is stated). ``discard`` None: if the image can give back space. ``max_sectors`` and ``max_segments``
         bound discard, write-zeroes and secure-erase requests. ``lifetime``: pre_eol_info and both wear
-        estimates of 5.2.6.
+        estimates of 5.2.6. ``polling``: microseconds for which a queue looks for requests before it sleeps.
         """
         self._check(cache, serial, queues, block_size, physical_block_size)
         self._path: Path | int | None = None
@@ -147,6 +149,9 @@ class BlockDevice(Device):
         super().__init__(name=name, features=features, mask=mask, config=config)
         if not self.offered_features & F.FLUSH:  # a must for CONFIG_WCE (5.2.5.2)
             self.offered_features &= ~F.CONFIG_WCE
+        if polling:
+            for queue in self.queues:
+                queue.set_polling("adaptive", microseconds=polling)
         target = self.target
         target.serial, target.block_size = serial, block_size
         target.seg_max, target.size_max = seg_max, size_max
@@ -320,6 +325,8 @@ class BlockDevice(Device):
             if size is not None and size > store.capacity:
                 raise ConfigurationError(f"size {size} is more than the {store.capacity} bytes of {image}")
             return store
+        if isinstance(image, BlockTarget):
+            return image
         if direct:
             raise ConfigurationError("direct I/O is for files, not for Python objects")
         return adapt(image, size)
