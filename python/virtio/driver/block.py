@@ -9,12 +9,12 @@ import os
 import threading
 from collections.abc import Iterable, Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from typing_extensions import Buffer
 
 from virtio import spec
-from virtio._native import BlockRequests, SharedBuffer
+from virtio._native import BlockRequests, LoadResult, SharedBuffer
 from virtio.driver.base import POLLING, QUEUE_SIZE, Driver
 from virtio.driver.block_requests import Request, check
 from virtio.driver.queue import DriverQueue, kick_of
@@ -97,7 +97,8 @@ class BlockDriver(Driver):
         if self.end.max_queues is not None:
             count = min(count, self.end.max_queues)
         count = min(count, self._wanted_queues or os.cpu_count() or 1)
-        if self.features & layout.F.SIZE_MAX and values["size_max"] < SECTOR:
+        # qemu-storage-daemon offers the feature and states no limit.
+        if 0 < values.get("size_max", 0) < SECTOR:
             raise ProtocolError(f"segments of at most {values['size_max']} bytes", "5.2.4")
         self._capacity = int(values["capacity"])
         self._requests: list[BlockRequests] = []
@@ -124,8 +125,8 @@ class BlockDriver(Driver):
             area=(queue.own_address, CHUNK, CHUNKS),
             tables=queue.tables,
             polling=self._polling,
-            segment=self._values.get("size_max", _NO_LIMIT),
-            segments=self._values.get("seg_max", 1),
+            segment=self._values.get("size_max") or _NO_LIMIT,
+            segments=self._values.get("seg_max") or 1,
         )
 
     def config_changed(self) -> None:
@@ -269,6 +270,41 @@ class BlockDriver(Driver):
         """Write equal parts of ``data`` to many places; as :meth:`read_batch`."""
         self._writable()
         return self._batch(_T.OUT, sectors, data, depth, timeout)
+
+    def load(
+        self,
+        mix: Literal["read", "write", "verify"],
+        buffer: Buffer,
+        *,
+        depth: int = 32,
+        size: int = 4096,
+        requests: int = 1 << 62,
+        seconds: float = float("inf"),
+        sectors: int | None = None,
+        sequential: bool = False,
+        seed: int = 1,
+    ) -> LoadResult:
+        """Make load natively, from this thread: ``depth`` requests of ``size`` bytes are out at once.
+
+        ``verify`` reads and writes, and compares each read with what was last written there; it and ``write``
+        destroy what is on the disk. The load ends after so many requests or seconds. ``sectors``: how much of
+        the disk to use. ``buffer`` is shared memory for all requests that are out.
+        """
+        if mix != "read":
+            self._writable()
+        requests_queue = self._pick()
+        with self._keeping(requests_queue, buffer):
+            return requests_queue.load(
+                mix,
+                buffer,
+                sectors=self._capacity if sectors is None else sectors,
+                depth=depth,
+                requests=requests,
+                seconds=seconds,
+                size=size,
+                sequential=sequential,
+                seed=seed,
+            )
 
     def submit_read(self, sector: int, into: int | Buffer, *, timeout: float | None = None) -> Request:
         """Begin to read into a buffer in shared memory, or so many sectors into one of the driver's.
