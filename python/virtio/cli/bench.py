@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from virtio.bench import Machine, Measurement, measure_queue, this_machine
+from virtio.cli.bench_block import block
 from virtio.cli.bench_ring import ring
 from virtio.cli.tables import console, show
 
@@ -47,6 +48,7 @@ def queue(
 
 
 app.command()(ring)
+app.command()(block)
 
 
 def _print(out: Console, machine: Machine, results: list[Measurement]) -> None:

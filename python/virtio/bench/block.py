@@ -1,0 +1,216 @@
+"""Our block driver on qemu-storage-daemon and on our own block device, side by side in one run.
+
+Both serve the same medium, each from a process of its own on one processor, with the same polling; the driver
+is native, polls, and runs on another processor. They take turns, and what counts is the ratio of a turn.
+"""
+
+import array
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import virtio
+from virtio._native import BlockTarget, SharedBuffer
+from virtio.bench.block_servers import POLLING, Medium, RunningServer, ServerName, available, running
+from virtio.bench.processors import placements
+from virtio.driver.block import BlockDriver
+from virtio.errors import ConfigurationError
+
+DRIVER_POLLING = 10_000
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the driver asks for."""
+
+    name: str
+    depth: int
+    size: int = 4096
+    sequential: bool = False
+    mask: str = ""
+
+
+WORK = (
+    Work("4 KiB random reads", 1),
+    Work("4 KiB random reads", 32),
+    Work("4 KiB random reads", 128),
+    Work("128 KiB sequential reads", 8, 128 << 10, sequential=True),
+)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What one back end did with it."""
+
+    per_second: float
+    driver_nanoseconds: float
+    """Processor time of the driver for each request."""
+    server_nanoseconds: float
+    """… and of the back end."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One medium and work, medians over the turns."""
+
+    medium: str
+    work: Work
+    peer: Rate | None
+    """qemu-storage-daemon, if it is there."""
+    ours: Rate
+    ratio: float | None
+    """Requests a second, ours to the peer's, as the median of the turns."""
+
+
+Progress = Callable[[int, int], object]
+
+
+def measure_block(
+    *,
+    seconds: float = 1.0,
+    turns: int = 3,
+    size: int = 256 * MIB,
+    media: Sequence[str] = ("null", "cached file"),
+    work: Sequence[Work] = WORK,
+    precedence: bool = False,
+    progress: Progress | None = None,
+) -> list[Comparison]:
+    """Measure both back ends (ours alone if the other is not installed).
+
+    ``seconds``: of each load. ``size``: of the disk. ``precedence``: run before other work on the machine
+    (for the privileged).
+    """
+    servers: list[ServerName] = ["qemu-storage-daemon", "pyvirtio"] if available() else ["pyvirtio"]
+    place = next((p for p in placements() if p.name == "separate cores"), None)
+    rates: dict[tuple[str, Work, str], list[Rate]] = {}
+    done, total = 0, turns * len(media) * len(servers) * len(work)
+    with _settled(None if place is None else place.driver, precedence), _folder() as folder:
+        for turn in range(turns):
+            for name in media:
+                medium = _medium(name, size, folder)
+                for server in servers if turn % 2 == 0 else servers[::-1]:
+                    where = None if place is None else place.device
+                    with running(server, medium, folder, processor=where, precedence=precedence) as other:
+                        for item in work:
+                            rates.setdefault((name, item, server), []).append(_measure(other, item, seconds))
+                            done += 1
+                            if progress is not None:
+                                progress(done, total)
+    found = []
+    for name in media:
+        for item in work:
+            ours = rates[name, item, "pyvirtio"]
+            peer = rates.get((name, item, "qemu-storage-daemon"))
+            ratio = None
+            if peer:
+                ratio = median(a.per_second / b.per_second for a, b in zip(ours, peer, strict=True))
+            found.append(Comparison(name, item, _middle(peer) if peer else None, _middle(ours), ratio))
+    return found
+
+
+def _middle(rates: Sequence[Rate]) -> Rate:
+    return Rate(
+        median(rate.per_second for rate in rates),
+        median(rate.driver_nanoseconds for rate in rates),
+        median(rate.server_nanoseconds for rate in rates),
+    )
+
+
+def _measure(server: RunningServer, work: Work, seconds: float) -> Rate:
+    with virtio.connect(server.address, "block", queues=1, polling=DRIVER_POLLING, mask=work.mask) as disk:
+        assert isinstance(disk, BlockDriver)
+        buffer = disk.allocate(work.depth * work.size)
+        load(disk, buffer, work, seconds / 5)
+        before = server.processor_time()
+        result = load(disk, buffer, work, seconds)
+        spent = server.processor_time() - before
+    return Rate(result[0] * 1e9 / result[1], result[2] / max(result[0], 1), spent / max(result[0], 1))
+
+
+def load(disk: BlockDriver, buffer: SharedBuffer, work: Work, seconds: float) -> tuple[int, int, int]:
+    """Make load for so long; return requests, nanoseconds, and nanoseconds on the processor."""
+    result = disk.load(
+        "read",
+        buffer,
+        depth=work.depth,
+        size=work.size,
+        sequential=work.sequential,
+        seconds=seconds,
+    )
+    if result.failed:
+        raise ConfigurationError(f"{result.failed} of {result.requests} requests failed")
+    return result.requests, result.nanoseconds, result.cpu_nanoseconds
+
+
+def measure_calls(*, seconds: float = 1.0) -> dict[str, float]:
+    """Nanoseconds of this thread on a processor for each request, by the way in which Python makes it."""
+    device = virtio.BlockDevice(BlockTarget.null(64 * MIB, zeroes=False), polling=POLLING)
+    name = f"mem:bench-block-{os.getpid()}"
+    with contextlib.closing(device), virtio.start(device, name), virtio.connect(name, queues=1) as disk:
+        buffer = disk.allocate(256 * 4096)
+        first = memoryview(buffer)[:4096]
+        sectors = array.array("Q", range(0, 2048, 8))
+
+        def tokens() -> None:
+            requests = [disk.submit_read(0, first) for _ in range(32)]
+            for request in requests:
+                request.wait()
+
+        ways: dict[str, tuple[Callable[[], object], int]] = {
+            "read(), one after another": (lambda: disk.read(0, 8), 1),
+            "readinto() shared memory": (lambda: disk.readinto(0, first), 1),
+            "submit_read(), 32 tokens": (tokens, 32),
+            "read_batch() of 256": (lambda: disk.read_batch(sectors, buffer), 256),
+        }
+        return {name: _time(call, seconds / len(ways)) / each for name, (call, each) in ways.items()}
+
+
+def _time(call: Callable[[], object], seconds: float) -> float:
+    """Processor time of a call. Not that on the wall: it also has the device's, and other people's work."""
+    end = time.perf_counter() + seconds
+    count, start = 0, time.thread_time_ns()
+    while time.perf_counter() < end:
+        for _ in range(16):
+            call()
+        count += 16
+    return (time.thread_time_ns() - start) / count
+
+
+def _medium(name: str, size: int, folder: Path) -> Medium:
+    if name == "null":
+        return Medium("null", size, None)
+    path = folder / "disk"
+    if not path.exists():
+        with path.open("wb") as file:
+            for _ in range(size // MIB):
+                file.write(os.urandom(MIB))
+    return Medium("file", size, path)
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder in memory, where there is one."""
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="virtio-bench-", dir=memory) as folder:
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def _settled(processor: int | None, precedence: bool) -> Iterator[None]:
+    allowed = os.sched_getaffinity(0)
+    if processor is not None:
+        os.sched_setaffinity(0, {processor})
+    if precedence:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50))
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+        if precedence:
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))

@@ -1,0 +1,111 @@
+"""Block devices served by other processes: qemu-storage-daemon's, and ours."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from virtio.errors import ConfigurationError, TransportError
+
+PROGRAM = "qemu-storage-daemon"
+POLLING = 50
+"""Microseconds for which either back end polls before it sleeps."""
+_PATIENCE = 10.0
+
+ServerName = Literal["qemu-storage-daemon", "pyvirtio"]
+
+
+@dataclass(frozen=True)
+class Medium:
+    """What a disk stands on."""
+
+    name: str
+    size: int
+    path: Path | None
+    """A file; None: nothing at all, so that only the requests themselves are measured."""
+
+
+class RunningServer:
+    """A back end in a process of its own."""
+
+    def __init__(self, name: ServerName, process: "subprocess.Popen[bytes]", socket: Path) -> None:
+        """Take note of a process that serves at ``socket``."""
+        self.name = name
+        self.process = process
+        self.address = f"vhost-user:{socket}"
+
+    def processor_time(self) -> int:
+        """Nanoseconds that all its threads have run."""
+        total = 0
+        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                total += int((task / "schedstat").read_text().split()[0])
+        return total
+
+
+def available() -> bool:
+    """Whether there is a peer to compare with."""
+    return shutil.which(PROGRAM) is not None
+
+
+def command(name: ServerName, medium: Medium, socket: Path) -> list[str]:
+    """How the back end is started."""
+    if name == "pyvirtio":
+        image = f"null:{medium.size}" if medium.path is None else str(medium.path)
+        program = [sys.executable, "-m", "virtio", "serve", "block", image]
+        return [*program, "--socket", str(socket), "--poll", str(POLLING)]
+    if not available():
+        raise ConfigurationError(f"there is no {PROGRAM}: apt-get install qemu-system-common qemu-utils")
+    if medium.path is None:
+        node = f"driver=null-co,node-name=n0,size={medium.size},read-zeroes=off"
+    else:
+        node = f"driver=file,node-name=n0,filename={medium.path},cache.direct=off,aio=io_uring"
+    export = f"type=vhost-user-blk,id=e0,node-name=n0,addr.type=unix,addr.path={socket},writable=on"
+    thread = f"iothread,id=t0,poll-max-ns={POLLING * 1000}"
+    return [PROGRAM, "--object", thread, "--blockdev", node, "--export", f"{export},iothread=t0"]
+
+
+@contextlib.contextmanager
+def running(
+    name: ServerName, medium: Medium, folder: Path, *, processor: int | None = None, precedence: bool = False
+) -> Iterator[RunningServer]:
+    """Serve ``medium`` within a block. ``processor``: where to run; ``precedence``: before other work."""
+    socket = folder / f"{name}-{medium.name}.sock"
+    with (folder / f"{name}.log").open("w+b") as log:
+
+        def settle() -> None:
+            if processor is not None:
+                os.sched_setaffinity(0, {processor})
+            if precedence:
+                os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50))
+
+        process = subprocess.Popen(
+            command(name, medium, socket),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            preexec_fn=settle,
+        )
+        try:
+            end = time.monotonic() + _PATIENCE
+            while not socket.exists():
+                if process.poll() is not None or time.monotonic() > end:
+                    log.seek(0)
+                    text = log.read().decode(errors="replace").strip().splitlines()
+                    raise TransportError(f"{name} did not start: {text[-1] if text else 'no message'}")
+                time.sleep(0.01)
+            yield RunningServer(name, process, socket)
+        finally:
+            process.terminate()
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            socket.unlink(missing_ok=True)
