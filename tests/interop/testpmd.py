@@ -1,7 +1,6 @@
 """DPDK's test program as the driver of one network device, on its command line."""
 
 import re
-import secrets
 import shutil
 from pathlib import Path
 from types import TracebackType
@@ -57,8 +56,9 @@ class Testpmd:
         port = ",".join(f"{key}={value}" for key, value in properties.items())
         # Its statistics go through stdio, which would keep them back; its prompt does not.
         command = ["stdbuf", "-o0", program()]
-        command += ["--no-huge", "-m", "128", "--no-pci", "--no-telemetry", "-l", "0,1"]
-        command += ["--file-prefix", f"pyvirtio-{secrets.token_hex(4)}", "--vdev", f"net_virtio_user0,{port}"]
+        # No shared configuration: nothing of a run stays behind, and several can run at once.
+        command += ["--no-huge", "-m", "128", "--no-pci", "--no-telemetry", "--no-shconf", "-l", "0,1"]
+        command += ["--file-prefix=pyvirtio", "--vdev", f"net_virtio_user0,{port}"]
         command += ["--", "-i", "--nb-cores=1", f"--txd={RING_SIZE}", f"--rxd={RING_SIZE}"]
         # Packets that are there when forwarding starts are forwarded, and so are counted by both sides.
         command += ["--total-num-mbufs=2048", "--no-flush-rx"]
