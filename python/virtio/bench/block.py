@@ -5,6 +5,7 @@ is native, polls, and runs on another processor. They take turns, and what count
 """
 
 import array
+import asyncio
 import contextlib
 import os
 import tempfile
@@ -15,8 +16,8 @@ from pathlib import Path
 from statistics import median
 
 import virtio
-from virtio._native import BlockTarget, SharedBuffer
-from virtio.bench.block_servers import POLLING, Medium, RunningServer, ServerName, available, running
+from virtio._native import SharedBuffer
+from virtio.bench.block_servers import Medium, RunningServer, ServerName, available, running
 from virtio.bench.processors import placements
 from virtio.driver.block import BlockDriver
 from virtio.errors import ConfigurationError
@@ -148,11 +149,20 @@ def load(disk: BlockDriver, buffer: SharedBuffer, work: Work, seconds: float) ->
     return result.requests, result.nanoseconds, result.cpu_nanoseconds
 
 
-def measure_calls(*, seconds: float = 1.0) -> dict[str, float]:
-    """Nanoseconds of this thread on a processor for each request, by the way in which Python makes it."""
-    device = virtio.BlockDevice(BlockTarget.null(64 * MIB, zeroes=False), polling=POLLING)
-    name = f"mem:bench-block-{os.getpid()}"
-    with contextlib.closing(device), virtio.start(device, name), virtio.connect(name, queues=1) as disk:
+def measure_calls(*, seconds: float = 1.0, precedence: bool = False) -> dict[str, float]:
+    """Nanoseconds on the wall for each request to our null device, by the way in which Python makes it.
+
+    The first row is the native load with one request at a time: what of a call is not Python's.
+    """
+    place = next((p for p in placements() if p.name == "separate cores"), None)
+    driver, device = (None, None) if place is None else place.processors
+    medium = Medium("null", 64 * MIB, None)
+    with (
+        _settled(driver, precedence),
+        _folder() as folder,
+        running("pyvirtio", medium, folder, processor=device, precedence=precedence) as server,
+        virtio.connect(server.address, "block", queues=1, polling=DRIVER_POLLING) as disk,
+    ):
         buffer = disk.allocate(256 * 4096)
         first = memoryview(buffer)[:4096]
         sectors = array.array("Q", range(0, 2048, 8))
@@ -162,24 +172,35 @@ def measure_calls(*, seconds: float = 1.0) -> dict[str, float]:
             for request in requests:
                 request.wait()
 
-        ways: dict[str, tuple[Callable[[], object], int]] = {
-            "read(), one after another": (lambda: disk.read(0, 8), 1),
-            "readinto() shared memory": (lambda: disk.readinto(0, first), 1),
-            "submit_read(), 32 tokens": (tokens, 32),
-            "read_batch() of 256": (lambda: disk.read_batch(sectors, buffer), 256),
+        async def tasks() -> None:
+            await asyncio.gather(*(disk.areadinto(0, first) for _ in range(32)))
+
+        async def loop() -> float:
+            end, count, start = time.perf_counter() + seconds / 5, 0, time.perf_counter_ns()
+            while time.perf_counter() < end:
+                await tasks()
+                count += 32
+            return (time.perf_counter_ns() - start) / count
+
+        requests, nanoseconds, _ = load(disk, buffer, Work("", 1), seconds / 5)
+        return {
+            "native, one after another": nanoseconds / requests,
+            "read(), one after another": _time(lambda: disk.read(0, 8), seconds / 5),
+            "readinto() shared memory": _time(lambda: disk.readinto(0, first), seconds / 5),
+            "submit_read(), 32 tokens": _time(tokens, seconds / 5) / 32,
+            "areadinto(), 32 tasks": asyncio.run(loop()),
+            "read_batch() of 256": _time(lambda: disk.read_batch(sectors, buffer), seconds / 5) / 256,
         }
-        return {name: _time(call, seconds / len(ways)) / each for name, (call, each) in ways.items()}
 
 
 def _time(call: Callable[[], object], seconds: float) -> float:
-    """Processor time of a call. Not that on the wall: it also has the device's, and other people's work."""
     end = time.perf_counter() + seconds
-    count, start = 0, time.thread_time_ns()
+    count, start = 0, time.perf_counter_ns()
     while time.perf_counter() < end:
         for _ in range(16):
             call()
         count += 16
-    return (time.thread_time_ns() - start) / count
+    return (time.perf_counter_ns() - start) / count
 
 
 def _medium(name: str, size: int, folder: Path) -> Medium:

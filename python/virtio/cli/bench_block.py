@@ -30,7 +30,7 @@ def block(
             precedence=precedence,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-        calls = measure_calls(seconds=seconds)
+        calls = measure_calls(seconds=seconds, precedence=precedence)
     if as_json:
         print(json.dumps({"comparisons": [asdict(row) for row in found], "calls": calls}, indent=2))
         return
@@ -68,5 +68,5 @@ def block(
         out,
         ("driver in Python", ">ns/request"),
         [(name, f"{nanoseconds:.0f}") for name, nanoseconds in calls.items()],
-        "What Python costs the driver (null device in the same process)",
+        "What Python costs the driver, on our null device",
     )

@@ -193,8 +193,11 @@ class BlockDriver(Driver):
         """Fill ``buffer`` and return its length; without a copy if it is shared (:meth:`allocate`)."""
         requests = self._pick()
         self._within(sector, _sectors(buffer))
-        with self._keeping(requests, buffer):
+        try:
             status, before = requests.fill(_T.IN, sector, buffer, timeout)
+        except BaseException:
+            self.keep(requests, buffer)
+            raise
         check(_T.IN, sector + before // SECTOR, status)
         return memoryview(buffer).nbytes
 
@@ -203,8 +206,11 @@ class BlockDriver(Driver):
         requests = self._pick()
         self._writable()
         self._within(sector, _sectors(data))
-        with self._keeping(requests, data):
+        try:
             status, before = requests.give(_T.OUT, sector, data, timeout)
+        except BaseException:
+            self.keep(requests, data)
+            raise
         check(_T.OUT, sector + before // SECTOR, status)
 
     def flush(self, *, timeout: float | None = None) -> None:
