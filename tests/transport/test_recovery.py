@@ -209,6 +209,7 @@ def test_the_storage_daemon_killed_and_started_again(program: Path | None, tmp_p
                 for sector in range(round_ + 2):
                     assert read(ring, sector) == image.read_bytes()[sector * 512 :][:512]
             socket.unlink()
+            await_(lambda: end.away)  # what is offered before that, the one that was killed may have taken
 
 
 # --- in-flight memory

@@ -369,10 +369,15 @@ class VhostUserDriverEnd:
             except RefusedError:
                 raise
             except TransportError:
-                if self._recovery is None and client is self._client:
+                if client.failure is None or not self._reconnect:
                     raise
 
     def _connected(self) -> Client:
+        """Return the connection; wait for it, if it is being made anew."""
+        with self._lock:
+            client, generation = self._client, self._generation
+        if client is not None and client.failure is not None:
+            self._lost(generation, client.failure)  # should its own thread not have come to it yet
         thread = self._recovery
         if thread is not None and thread is not threading.current_thread():
             thread.join(self.timeout)
