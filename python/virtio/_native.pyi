@@ -139,6 +139,21 @@ class Memory:
         """
     def clear(self, timeout: float = 5.0) -> None:
         """Unmap everything; errors as for :meth:`remove`."""
+    def set_dirty_log(
+        self,
+        fd: int | None,
+        size: int = 0,
+        offset: int = 0,
+        *,
+        notify: int | None = None,
+        timeout: float = 5.0,
+    ) -> None:
+        """Note each page of 4096 bytes that is written to, by guest address, in ``size`` bytes of ``fd``.
+
+        Bit ``n % 8`` of byte ``n / 8`` from ``offset`` on stands for page ``n``. The eventfd ``notify`` is
+        signalled when a page that was clean is not any more. ``None`` ends it. When this returns, every queue
+        does so. Errors as for :meth:`replace`.
+        """
     @property
     def regions(self) -> list[Region]:
         """The regions in order of guest address."""

@@ -99,6 +99,7 @@ class FakeMemory:
     def __init__(self) -> None:
         self.regions: list[Any] = []
         self.contents: dict[int, bytes] = {}
+        self.log: tuple[int, int] | None = None
 
     def add(
         self,
@@ -130,6 +131,20 @@ class FakeMemory:
 
     def clear(self, timeout: float = 5.0) -> None:
         self.regions = []
+
+    def set_dirty_log(
+        self,
+        fd: int | None,
+        size: int = 0,
+        offset: int = 0,
+        *,
+        notify: int | None = None,
+        timeout: float = 5.0,
+    ) -> None:
+        for given in (fd, notify):
+            if given is not None:
+                os.fstat(given)
+        self.log = None if fd is None else (size, offset)
 
     def read(self, address: int, size: int, space: Space = "guest") -> bytes:
         if address not in self.contents:

@@ -60,9 +60,9 @@ class Harness:
                 self.channel_fds.append(action.fd)
         return actions
 
-    def ask(self, name: str, payload: Any = None) -> Any:
+    def ask(self, name: str, payload: Any = None, fds: tuple[int, ...] = ()) -> Any:
         """Send a request and return the payload of its answer."""
-        return answer(self.say(name, payload)).payload
+        return answer(self.say(name, payload, fds)).payload
 
     def refuses(self, name: str, payload: Any = None, fds: tuple[int, ...] = ()) -> None:
         """Check that a request is answered with an error, and nothing else happens."""

@@ -188,6 +188,11 @@ def test_a_violation_is_not_come_back_to() -> None:
         assert isinstance(failures.wait(), ViolationError)
 
 
+def wait_until_away(end: VhostUserDriverEnd) -> None:
+    """What is offered before that, the back end that was killed may have taken."""
+    await_(lambda: end.away)
+
+
 @pytest.mark.parametrize("program", programs("qemu-storage-daemon"), ids=str)
 def test_the_storage_daemon_killed_and_started_again(program: Path | None, tmp_path: Path) -> None:
     if program is None:
@@ -209,7 +214,7 @@ def test_the_storage_daemon_killed_and_started_again(program: Path | None, tmp_p
                 for sector in range(round_ + 2):
                     assert read(ring, sector) == image.read_bytes()[sector * 512 :][:512]
             socket.unlink()
-            await_(lambda: end.away)  # what is offered before that, the one that was killed may have taken
+            wait_until_away(end)
 
 
 # --- in-flight memory

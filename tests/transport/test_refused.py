@@ -58,7 +58,6 @@ REFUSED: tuple[tuple[str, str, Any, Callable[[], int] | None], ...] = (
     ("write far behind the end", "SET_CONFIG", ConfigAccess(2**32 - 1, 4, 0, b"abcd"), None),
     ("write with odd flags", "SET_CONFIG", ConfigAccess(52, 4, 4, b"abcd"), None),
     ("status with 9 bits", "SET_STATUS", 0x100, None),
-    ("not offered: log", "SET_LOG_FD", None, lambda: os.eventfd(0)),
     ("not offered: inflight", "SET_INFLIGHT_FD", (1, 2, 3, 4), lambda: os.eventfd(0)),
     ("not offered: RARP", "SEND_RARP", 0, None),
     ("not offered: MTU", "NET_SET_MTU", 1500, None),

@@ -10,7 +10,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
-use virtqueue::memory::{AccessError, Error, GuestMemory, RegionRequest, Space};
+use virtqueue::memory::{AccessError, DirtyLog, Error, GuestMemory, RegionRequest, SharedLog, Space};
 
 /// A time in seconds as Python gives it.
 pub(crate) fn seconds(value: f64) -> PyResult<Duration> {
@@ -183,6 +183,29 @@ impl Memory {
     fn clear(&self, py: Python<'_>, timeout: f64) -> PyResult<()> {
         let timeout = seconds(timeout)?;
         py.detach(|| self.inner.clear(timeout))
+            .map_err(|error| failure(&error))
+    }
+
+    #[pyo3(signature = (fd, size=0, offset=0, *, notify=None, timeout=5.0))]
+    fn set_dirty_log(
+        &self,
+        py: Python<'_>,
+        fd: Option<i32>,
+        size: u64,
+        offset: u64,
+        notify: Option<i32>,
+        timeout: f64,
+    ) -> PyResult<()> {
+        let timeout = seconds(timeout)?;
+        let notify = notify.map(borrow).transpose()?;
+        let log = fd
+            .map(borrow)
+            .transpose()?
+            .map(|fd| SharedLog::new(fd, offset, size, notify))
+            .transpose()
+            .map_err(|error| failure(&error))?
+            .map(|log| Arc::new(log) as Arc<dyn DirtyLog>);
+        py.detach(|| self.inner.set_dirty_log(log, timeout))
             .map_err(|error| failure(&error))
     }
 

@@ -108,6 +108,17 @@ class GuestMemory(Protocol):
     def clear(self, timeout: float = ...) -> None:
         """Unmap everything."""
 
+    def set_dirty_log(
+        self,
+        fd: int | None,
+        size: int = 0,
+        offset: int = 0,
+        *,
+        notify: int | None = None,
+        timeout: float = ...,
+    ) -> None:
+        """Note there which pages are written to; None: no more."""
+
     def read(self, address: int, size: int, space: Space = "guest") -> bytes:
         """Copy bytes out."""
 

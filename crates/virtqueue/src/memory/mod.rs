@@ -6,6 +6,7 @@
 //! newer one. Whoever takes regions away waits until all workers have moved on
 //! ([`Reader`]); a mapping itself lives until its last user is gone.
 
+mod dirty;
 mod error;
 mod guest;
 mod mapping;
@@ -15,6 +16,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
+pub use dirty::{LOG_PAGE, SharedLog};
 pub use error::{AccessError, Error};
 pub use guest::{GuestMemory, RegionRequest};
 pub use mapping::Mapping;

@@ -462,6 +462,28 @@ fn a_truncated_file_costs_its_owner_only() {
     assert_eq!(&bytes, b"bystander");
 }
 
+#[test]
+fn a_shared_log_has_a_bit_for_each_page() {
+    let fd = file(1);
+    let log = SharedLog::new(fd.as_fd(), 8, 4, None).unwrap();
+    let bits = || {
+        let map = Mapping::new(fd.as_fd(), 0, 16, false).unwrap();
+        // SAFETY: within the mapping, and nobody writes there meanwhile.
+        unsafe { std::slice::from_raw_parts(map.as_ptr(), 16) }.to_vec()
+    };
+    log.mark(0, 0);
+    assert_eq!(bits(), [0; 16]);
+    log.mark(PAGE - 1, 2);
+    assert_eq!(bits()[8..12], [0b11, 0, 0, 0]);
+    log.mark(6 * PAGE, 11 * PAGE);
+    assert_eq!(bits()[8..12], [0b1100_0011, 0xff, 1, 0]);
+    // Beyond its end there is nothing to note, whatever the size.
+    log.mark(31 * PAGE, u64::MAX);
+    log.mark(u64::MAX, 1);
+    assert_eq!(bits()[8..12], [0b1100_0011, 0xff, 1, 0x80]);
+    assert_eq!((&bits()[..8], &bits()[12..]), (&[0; 8][..], &[0; 4][..]));
+}
+
 #[derive(Debug, Default)]
 struct Log(Mutex<Vec<(u64, u64)>>);
 impl DirtyLog for Log {

@@ -11,7 +11,14 @@ from virtio.errors import Error, FeatureNegotiationError, TransportError
 from virtio.spec.core import STATUS, F
 from virtio.transport.interface import DeviceEnd, GuestMemory, TransportEvents
 from virtio.transport.vhost_user.codec import Message
-from virtio.transport.vhost_user.messages import F_PROTOCOL_FEATURES, NO_DESCRIPTOR, ProtocolFeature
+from virtio.transport.vhost_user.dirty import DirtyLog
+from virtio.transport.vhost_user.messages import (
+    F_LOG_ALL,
+    F_PROTOCOL_FEATURES,
+    NO_DESCRIPTOR,
+    VRING_F_LOG,
+    ProtocolFeature,
+)
 from virtio.transport.vhost_user.payloads import ConfigAccess, MemoryRegion, VringAddress, VringState
 from virtio.transport.vhost_user.vring import Vring
 
@@ -28,6 +35,7 @@ PROTOCOL_FEATURES = sum(
         _P.RESET_DEVICE,
         _P.CONFIGURE_MEM_SLOTS,
         _P.STATUS,
+        _P.LOG_SHMFD,
     )
 )
 """The protocol features that are offered unless told otherwise."""
@@ -83,7 +91,7 @@ class BackEnd:
         ``timeout`` bounds the wait for requests under way whenever a ring stops or memory goes.
         """
         self.device = device
-        self.offered = device.offered_features & CARRIED_FEATURES | F_PROTOCOL_FEATURES
+        self.offered = device.offered_features & CARRIED_FEATURES | F_PROTOCOL_FEATURES | F_LOG_ALL
         self.offered_protocol = protocol_features
         self.protocol_features = 0
         self._memory = memory
@@ -91,6 +99,7 @@ class BackEnd:
         self._call_in_band = call_in_band
         self._accepted: int | None = None
         self._status = 0
+        self._log = DirtyLog(memory, timeout)
         device.attach(memory, events)
         self.vrings = tuple(Vring(queue, index, memory) for index, queue in enumerate(device.queues))
 
@@ -122,6 +131,7 @@ class BackEnd:
         try:
             self.device.detach()
         finally:
+            self._log.close()
             self._memory.clear(self._timeout)
 
     # --- features
@@ -135,12 +145,13 @@ class BackEnd:
         features: int = message.payload
         if unexpected := features & ~self.offered:
             raise self._refusal(message, f"features {unexpected:#x} were accepted, but never offered")
-        accepted = features & ~F_PROTOCOL_FEATURES
+        accepted = features & ~(F_PROTOCOL_FEATURES | F_LOG_ALL)
         if any(vring.live for vring in self.vrings):
             if accepted != self._accepted:
                 raise TransportError("features cannot change while rings are live")
         elif accepted != self._accepted or self._broken or self.active:
             self._negotiate(accepted, message)
+        self._log.want(bool(features & F_LOG_ALL))
         if not features & F_PROTOCOL_FEATURES:
             for vring in self.vrings:
                 vring.enabled = True
@@ -219,6 +230,14 @@ class BackEnd:
             user_address=region.user_address,
         )
 
+    def set_log_base(self, message: Message) -> None:
+        """SET_LOG_BASE: where to note what is written. The answer says that all queues do."""
+        self._log.set_area(message.payload, message.fds)
+
+    def set_log_fd(self, message: Message) -> None:
+        """SET_LOG_FD."""
+        self._log.set_notify(message.fds[0])
+
     def rem_mem_reg(self, message: Message) -> None:
         """REM_MEM_REG: the region is known by its addresses and its size."""
         region: MemoryRegion = message.payload
@@ -249,6 +268,9 @@ class BackEnd:
     def set_vring_addr(self, message: Message) -> None:
         """SET_VRING_ADDR."""
         address: VringAddress = message.payload
+        # The used ring is logged whenever anything is, by its guest address: what front ends say here too.
+        if address.flags & VRING_F_LOG and not self._log.wanted:
+            raise TransportError("the used ring is to be logged, but logging was not negotiated")
         vring = self._vring(address.ring)
         vring.set_address(address, self._timeout)
         self._update(vring)
@@ -409,6 +431,8 @@ _HANDLERS: dict[str, Callable[[BackEnd, Message], Any]] = {
     "RESET_DEVICE": BackEnd.reset_device,
     "VRING_KICK": BackEnd.vring_kick,
     "GET_MAX_MEM_SLOTS": BackEnd.get_max_mem_slots,
+    "SET_LOG_BASE": BackEnd.set_log_base,
+    "SET_LOG_FD": BackEnd.set_log_fd,
     "ADD_MEM_REG": BackEnd.add_mem_reg,
     "REM_MEM_REG": BackEnd.rem_mem_reg,
     "SET_STATUS": BackEnd.set_status,

@@ -101,7 +101,12 @@ class Client:
         """Open the back end's own channel; return the descriptor to hand over, and close afterwards."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         ours.setblocking(False)
-        self._channel = (ours, Outbox(ours), channel)
+        with self._state:
+            if self._released:
+                ours.close()
+                theirs.close()
+                self.check()
+            self._channel = (ours, Outbox(ours), channel)
         self._later(lambda: self._selector.register(ours, selectors.EVENT_READ, self._read_channel))
         return theirs.detach()
 

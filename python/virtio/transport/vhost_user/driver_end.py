@@ -217,6 +217,20 @@ class VhostUserDriverEnd:
             self._client.forget_error(notifier.error_fd)
         notifier.close()
 
+    # --- dirty log
+
+    def log_to(self, fd: int, size: int) -> None:
+        """Have each page of 4096 bytes that the device writes noted as a bit in ``size`` bytes of ``fd``.
+
+        It takes the place of an earlier log, and when this returns the earlier one is not written any more.
+        :exc:`~virtio.errors.RefusedError` if the back end has no dirty log.
+        """
+        self._call(lambda front: front.log_to(fd, size))
+
+    def stop_logging(self) -> None:
+        """Have nothing noted any more."""
+        self._call(lambda front: front.stop_logging())
+
     # --- news
 
     def on_config_change(self, callback: ConfigCallback | None) -> None:

@@ -22,13 +22,16 @@ from virtio.transport.vhost_user.exchange import (
     ViolationError,
 )
 from virtio.transport.vhost_user.messages import (
+    F_LOG_ALL,
     F_PROTOCOL_FEATURES,
+    VRING_F_LOG,
     ProtocolFeature,
 )
 from virtio.transport.vhost_user.payloads import (
     MAX_REGIONS,
     ConfigAccess,
     Inflight,
+    LogArea,
     MemoryRegion,
     VringAddress,
     VringState,
@@ -44,6 +47,7 @@ WANTED_PROTOCOL = (
     | _P.RESET_DEVICE.mask
     | _P.CONFIGURE_MEM_SLOTS.mask
     | _P.STATUS.mask
+    | _P.LOG_SHMFD.mask
 )
 """The protocol features that are accepted wherever they are offered."""
 
@@ -105,6 +109,7 @@ class FrontEnd:
         self.broken = False
         self.rings: dict[int, Ring] = {}
         self._shared: list[SharedRegion] = []
+        self.logging = False
         self.inflight: tuple[Inflight, int] | None = None
         """The in-flight memory, and its descriptor, which whoever forgets it closes."""
 
@@ -175,12 +180,15 @@ class FrontEnd:
         if unexpected := features & ~self.device_features:
             raise ConfigurationError(f"features {unexpected:#x} are not offered")
         self._failed_features = False
-        protocol = self.offered & F_PROTOCOL_FEATURES
         try:
-            yield Ask("SET_FEATURES", features | protocol)
+            yield Ask("SET_FEATURES", features | self._own_features())
         except RefusedError:
             self._failed_features = True
         self.accepted = features
+
+    def _own_features(self) -> int:
+        """Return the bits that are the protocol's and not the device's."""
+        return self.offered & F_PROTOCOL_FEATURES | (F_LOG_ALL if self.logging else 0)
 
     def status(self) -> Script[int]:
         """Ask for the status; where the protocol has none, it is what the driver wrote."""
@@ -225,6 +233,7 @@ class FrontEnd:
             if left:
                 raise ViolationError(f"the status is {left:#x} after a reset")
         self.accepted = None
+        self.logging = False
         self._status = 0
         self._failed_features = False
         self.broken = False
@@ -348,8 +357,36 @@ class FrontEnd:
     def _address(self, index: int, ring: Ring) -> VringAddress:
         user = self._to_user
         return VringAddress(
-            index, 0, user(ring.descriptors), user(ring.used), user(ring.available), ring.used
+            index,
+            VRING_F_LOG if self.logging else 0,
+            user(ring.descriptors),
+            user(ring.used),
+            user(ring.available),
+            ring.used,
         )
+
+    def log_to(self, fd: int, size: int) -> Script[None]:
+        """Have written pages noted in ``size`` bytes of ``fd``; it takes the place of an earlier log."""
+        if not (self.has(_P.LOG_SHMFD) and self.offered & F_LOG_ALL):
+            raise RefusedError("the back end has no dirty log (VHOST_F_LOG_ALL, protocol feature LOG_SHMFD)")
+        if self.accepted is None:
+            raise ConfigurationError("a dirty log before features were accepted")
+        yield Ask("SET_LOG_BASE", LogArea(size, 0), (fd,))
+        if not self.logging:
+            self.logging = True
+            yield from self._tell_logging()
+
+    def stop_logging(self) -> Script[None]:
+        """Have nothing noted any more."""
+        if self.logging:
+            self.logging = False
+            yield from self._tell_logging()
+
+    def _tell_logging(self) -> Script[None]:
+        yield Ask("SET_FEATURES", (self.accepted or 0) | self._own_features())
+        for index, ring in self.rings.items():
+            yield Ask("SET_VRING_ADDR", self._address(index, ring))
+        yield from self._settle()
 
     def _to_user(self, address: int) -> int:
         for region in self._shared:

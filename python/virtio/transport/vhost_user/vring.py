@@ -14,7 +14,6 @@ from collections.abc import Callable
 
 from virtio.errors import Error, TransportError
 from virtio.transport.interface import GuestMemory, QueueEnd
-from virtio.transport.vhost_user.messages import VRING_F_LOG
 from virtio.transport.vhost_user.payloads import VringAddress
 from virtio.transport.vhost_user.quirks import packed_base
 
@@ -65,8 +64,7 @@ class Vring:
 
     def set_address(self, address: VringAddress, timeout: float) -> None:
         """Set where the parts of the ring are; a live ring moves there."""
-        if address.flags & VRING_F_LOG:
-            raise TransportError("the used ring is to be logged, but logging was not negotiated")
+        address = address._replace(flags=0)
         parts = (
             ("descriptors", address.descriptors, 16, 16),
             ("driver area", address.available, 4 if self.packed else 2, 4 if self.packed else 2),
