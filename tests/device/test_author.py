@@ -1,6 +1,7 @@
 """What a device author gets: handlers found by name, and errors that say what to write."""
 
 import logging
+import threading
 from typing import Any
 
 import pytest
@@ -87,8 +88,8 @@ def test_the_worker_survives_its_handler(caplog: pytest.LogCaptureFixture) -> No
         ({"spec": console, "on_receive": print}, "on_transmit"),
         ({"spec": entropy, "on_requests": print, "features": 1 << 3}, "VIRTIO 1.4 has no such feature"),
         (
-            {"spec": entropy, "on_requests": print, "features": core.F.RING_RESET},
-            "does not have VIRTIO_F_RING_RESET",
+            {"spec": entropy, "on_requests": print, "features": core.F.SR_IOV},
+            "does not have VIRTIO_F_SR_IOV",
         ),
     ],
 )
@@ -125,3 +126,21 @@ def test_masked_features_are_not_offered() -> None:
     assert Small(mask="0xffffffffffffffff").offered_features == core.F.VERSION_1  # a must (6.2)
     with pytest.raises(ConfigurationError, match="no feature 'nonsense'"):
         Small(mask="nonsense")
+
+
+def test_several_workers_answer_one_queue_at_once() -> None:
+    both = threading.Barrier(2)
+
+    class Pair(Device):
+        spec = entropy
+
+        def on_requests(self, chain: Chain) -> None:
+            both.wait(10)  # passes only while another call is under way
+            chain.write(bytes(len(chain.writable)))
+
+    with Rig(Pair(workers=2)) as rig:
+        rig.add(0, writable=[8])
+        rig.add(0, writable=[8])
+        assert [used.written for used in rig.used(0, 2)] == [8, 8]
+    with pytest.raises(ConfigurationError, match="0 workers"):
+        Pair(workers=0)

@@ -66,13 +66,15 @@ class Device:
         mask: int | str = 0,
         config: Mapping[str, Any] | None = None,
         queue_size: int = MAX_SIZE,
+        workers: int = 1,
     ) -> None:
         """Set up the device.
 
         ``features`` replaces the class attribute. ``mask`` takes features away, by bits or by names
         (``"EVENT_IDX,MQ"``), and with them those that need them. ``config`` gives values to configuration
-        fields. Raises :exc:`~virtio.ConfigurationError` if the features cannot be offered together or a queue
-        has no handler.
+        fields. With several ``workers`` as many threads call the handler of a queue at once, each with
+        other chains. Raises :exc:`~virtio.ConfigurationError` if the features cannot be offered together or
+        a queue has no handler.
         """
         self.type = _device_type(self)
         self.name = name or type(self).__name__
@@ -95,7 +97,7 @@ class Device:
         slots = self.type.slots(self.offered_features, _integers(self.config))
         self._methods = {slot.index: slot.queue.method for slot in slots}
         self.queues: Sequence[DeviceQueue] = tuple(
-            DeviceQueue(slot.index, slot.name, queue_size) for slot in slots
+            DeviceQueue(slot.index, slot.name, queue_size, workers) for slot in slots
         )
         handlers.check_names(self)
         if type(self).handler is Device.handler:

@@ -24,6 +24,8 @@ IMPLEMENTED = (
     | core.F.EVENT_IDX
     | core.F.RING_PACKED
     | core.F.IN_ORDER
+    | core.F.ORDER_PLATFORM
+    | core.F.RING_RESET
     | core.F.SUSPEND
 )
 """The device-independent features that our device end has."""

@@ -23,8 +23,11 @@ FRESH_PACKED_BASE = 0x8000_8000
 class DeviceQueue:
     """The device's end of one virtqueue, as transports see it."""
 
-    def __init__(self, index: int, name: str, max_size: int = MAX_SIZE) -> None:
-        """Describe queue ``index``; it is attached to a driver later."""
+    def __init__(self, index: int, name: str, max_size: int = MAX_SIZE, workers: int = 1) -> None:
+        """Describe queue ``index``; it is attached to a driver later. ``workers`` threads answer it."""
+        if workers < 1:
+            raise ConfigurationError(f"{workers} workers cannot answer a queue")
+        self._workers = workers
         self.index = index
         self.name = name
         self.max_size = max_size
@@ -173,7 +176,7 @@ class DeviceQueue:
     ) -> None:
         """A driver arrives: make the native queue on its memory."""
         self._clear()
-        self._native = Queue(memory, self.index, handler, on_fault=on_fault, name=name)
+        self._native = Queue(memory, self.index, handler, on_fault=on_fault, name=name, workers=self._workers)
         self._apply_polling()
 
     def detach(self, timeout: float = 5.0) -> None:
