@@ -30,7 +30,6 @@ help:
 	@echo 'make test-all  the same, with the slow tests and $(FUZZ_SECONDS) s of every fuzz target'
 	@echo 'make bench     nanoseconds per chain, beside the kernel and rust-vmm'
 	@echo 'make mutants   put bugs into the rings and see that the tests notice'
-	@echo 'make bench     nanoseconds per chain'
 	@echo 'make lint      ruff, mypy, import-linter, rustfmt, clippy'
 	@echo 'make docs      HTML documentation in docs/_build'
 	@echo 'make peers     get newer QEMU, DPDK, User Mode Linux and virtiofsd for the tests, 800 MB'
@@ -54,7 +53,8 @@ $(VENV)/.docs: $(VENV)/.dev
 
 $(VENV)/.native: $(VENV)/.dev $(RUST_SOURCES) pyproject.toml | debian
 	@echo 'building virtio._native'
-	@VIRTUAL_ENV=$(abspath $(VENV)) PIP_QUIET=1 $(BIN)/maturin develop --quiet --release
+	@VIRTUAL_ENV=$(abspath $(VENV)) PIP_QUIET=1 $(BIN)/maturin develop --quiet --release >$(VENV)/build.log 2>&1 || \
+		{ cat $(VENV)/build.log >&2; exit 1; }
 	@touch $@
 
 .PHONY: setup
