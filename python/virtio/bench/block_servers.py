@@ -71,17 +71,6 @@ def command(name: ServerName, medium: Medium, socket: Path) -> list[str]:
     return [PROGRAM, "--object", thread, "--blockdev", node, "--export", f"{export},iothread=t0"]
 
 
-def listening(socket: Path) -> bool:
-    """Whether somebody listens at ``socket``: a server may have its file there a moment earlier."""
-    accepts = 0x10000  # __SO_ACCEPTCON, in the column of flags
-    for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
-        fields = line.split(maxsplit=7)
-        if len(fields) == 8 and fields[7] == str(socket):
-            return bool(int(fields[3], 16) & accepts)
-    # Bound under another name and moved there, as our own server does once it listens.
-    return socket.exists()
-
-
 @contextlib.contextmanager
 def running(
     name: ServerName, medium: Medium, folder: Path, *, processor: int | None = None, precedence: bool = False
@@ -105,7 +94,7 @@ def running(
         )
         try:
             end = time.monotonic() + _PATIENCE
-            while not listening(socket):
+            while not socket.exists():
                 if process.poll() is not None or time.monotonic() > end:
                     log.seek(0)
                     text = log.read().decode(errors="replace").strip().splitlines()
