@@ -23,6 +23,7 @@ from virtio.errors import (
 )
 from virtio.memory.shared import DEFAULT_SIZE, SharedMemory, SharedRegion
 from virtio.spec.core import STATUS, F
+from virtio.transport.in_process import InProcessServer, find
 from virtio.transport.interface import DeviceEnd
 from virtio.transport.news import ConfigCallback, FailureCallback, NewsDesk
 from virtio.transport.notifier import Notifier
@@ -34,83 +35,11 @@ CARRIED_FEATURES = ((1 << 128) - 1) & ~(
 )
 """All but those that need an IOMMU, a PCI function, or a notification with data in it."""
 
-_served: dict[str, "MemServer"] = {}
-_served_lock = threading.Lock()
-
-
-class MemServer:
-    """A device under a name."""
-
-    def __init__(self, device: DeviceEnd, name: str) -> None:
-        """Make the device known."""
-        self.device = device
-        self.address = f"mem:{name}"
-        self._name = name
-        self._lock = threading.Lock()
-        self._ended = threading.Event()
-        self._end: MemDriverEnd | None = None
-        with _served_lock:
-            if name in _served:
-                raise TransportError(f"{self.address}: another device has this name")
-            _served[name] = self
-
-    @property
-    def connected(self) -> bool:
-        """Whether a driver is there."""
-        return self._end is not None
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until serving has ended; False: it has not, in that time."""
-        return self._ended.wait(timeout)
-
-    def shut_down(self) -> None:
-        """Begin to stop and return at once."""
-        self._ended.set()
-
-    def stop(self) -> None:
-        """Finish what was begun, let go of the driver, and give up the name."""
-        self._ended.set()
-        with _served_lock:
-            if _served.get(self._name) is self:
-                del _served[self._name]
-        with self._lock:
-            end = self._end
-        if end is not None:
-            end.lose(TransportError(f"{self.address}: the device was taken away"))
-
-    def __enter__(self) -> Self:
-        """Serve within a block."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Stop."""
-        self.stop()
-
-    def take(self, end: "MemDriverEnd") -> None:
-        """Let a driver in, if no other is there."""
-        with self._lock:
-            if self._ended.is_set():
-                raise TransportError(f"{self.address}: the device was taken away")
-            if self._end is not None:
-                raise TransportError(f"{self.address}: another driver uses the device")
-            self._end = end
-
-    def leave(self, end: "MemDriverEnd") -> None:
-        """The driver is gone."""
-        with self._lock:
-            if self._end is end:
-                self._end = None
-
 
 class MemDriverEnd:
     """The driver's end: a :class:`~virtio.driver.wire.DriverEnd`."""
 
-    def __init__(self, server: MemServer, memory: SharedMemory, timeout: float) -> None:
+    def __init__(self, server: InProcessServer, memory: SharedMemory, timeout: float) -> None:
         """Connect to a device; ``memory`` belongs to this end from here."""
         self.address = server.address
         self.timeout = timeout
@@ -355,11 +284,9 @@ class MemDriverEnd:
             yield self._device
 
 
-def start(device: DeviceEnd, name: str) -> MemServer:
+def start(device: DeviceEnd, name: str) -> InProcessServer:
     """Make ``device`` known as ``mem:NAME`` in this process."""
-    if not name:
-        raise ConfigurationError("the address has no name: write mem:disk")
-    return MemServer(device, name)
+    return InProcessServer(device, "mem", name)
 
 
 def open_driver_end(
@@ -370,10 +297,7 @@ def open_driver_end(
     huge_pages: bool = False,
 ) -> MemDriverEnd:
     """Connect to the device that is known as ``mem:NAME`` in this process."""
-    with _served_lock:
-        server = _served.get(name)
-    if server is None:
-        raise TransportError(f"mem:{name}: there is no device of this name in this process")
+    server = find("mem", name)
     memory = SharedMemory(memory_size, huge_pages=huge_pages)
     try:
         return MemDriverEnd(server, memory, timeout)
