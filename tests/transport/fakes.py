@@ -67,7 +67,7 @@ class FakeQueue:
     def set_error(self, fd: int | None) -> None:
         self.error = _checked(fd)
 
-    def notify(self) -> None:
+    def notify(self, data: int | None = None) -> None:
         self.notified += 1
 
     def start(self) -> None:

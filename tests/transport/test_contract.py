@@ -7,6 +7,10 @@ class TestMem(Contract):
     address = "mem:contract"
 
 
+class TestMmio(Contract):
+    address = "mmio:contract"
+
+
 class TestVhostUser(Contract):
     address = "vhost-user:{tmp}/contract.sock"
 

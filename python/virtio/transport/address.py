@@ -2,6 +2,7 @@
 
 ========================  ================================================================
 ``mem:NAME``              in this process, without a socket
+``mmio:NAME``             the same, through the registers of virtio over MMIO
 ``vhost-user:PATH``       a Unix socket; a device listens there for any VMM that speaks vhost-user
 ``vhost-user:@NAME``      the same, in the abstract namespace
 ``vhost-user:fd=N``       a socket that was passed in: connected, or for a device also listening
@@ -34,10 +35,12 @@ DRIVER_ENTRY_POINTS = "virtio.transports.driver"
 
 _STARTERS = {
     "mem": "virtio.transport.mem:start",
+    "mmio": "virtio.transport.mmio:start",
     "vhost-user": "virtio.transport.vhost_user:start",
 }
 _OPENERS = {
     "mem": "virtio.transport.mem:open_driver_end",
+    "mmio": "virtio.transport.mmio:open_driver_end",
     "vhost-user": "virtio.transport.vhost_user:open_driver_end",
 }
 

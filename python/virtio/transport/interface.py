@@ -67,8 +67,8 @@ class QueueEnd(Protocol):
     def set_error(self, fd: int | None) -> None:
         """Signal broken rules there."""
 
-    def notify(self) -> None:
-        """Look at the ring now."""
+    def notify(self, data: int | None = None) -> None:
+        """Look at the ring now; ``data`` is what VIRTIO_F_NOTIFICATION_DATA told with the notification."""
 
     def start(self) -> None:
         """Take chains from now on."""

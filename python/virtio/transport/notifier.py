@@ -9,8 +9,12 @@ from collections.abc import Callable
 class Notifier:
     """The notifications of one queue: a :class:`~virtio.driver.wire.QueueWire`."""
 
-    def __init__(self, kick: Callable[[], object] | None = None) -> None:
-        """Make the descriptors. ``kick`` is the transport's own way to notify the device, if it has one."""
+    def __init__(self, kick: Callable[[int], object] | None = None) -> None:
+        """Make the descriptors.
+
+        ``kick`` is the transport's own way to notify the device, if it has one, called with what
+        VIRTIO_F_NOTIFICATION_DATA tells.
+        """
         self._own_kick = kick
         self._lock = threading.Lock()
         self._closed = False
@@ -31,12 +35,10 @@ class Notifier:
 
     def kick(self, data: int = 0) -> None:
         """Notify the device of available buffers. On a queue that was stopped: nothing."""
-        del data  # no eventfd carries it
-        if self._own_kick is not None:
-            if not self._closed:
-                self._own_kick()
-            return
-        self._signal(self.device_kick_fd)
+        if self._own_kick is None:
+            self._signal(self.device_kick_fd)  # no eventfd carries the data
+        elif not self._closed:
+            self._own_kick(data)
 
     def call(self) -> None:
         """Notify the driver of used buffers."""

@@ -177,7 +177,7 @@ class VhostUserDriverEnd:
         self._connected()
         if index in self._notifiers:
             raise ConfigurationError(f"queue {index} is started already")
-        notifier = Notifier((lambda: self._kick(index, notifier)) if front.in_band else None)
+        notifier = Notifier((lambda _: self._kick(index, notifier)) if front.in_band else None)
         ring = Ring(
             size=size,
             descriptors=descriptors,
