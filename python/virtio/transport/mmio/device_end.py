@@ -230,9 +230,9 @@ class MmioRegisters:
 
     def _raise(self, bits: int) -> None:
         with self._line:
-            if not self._raised:
-                self._interrupt(True)
-            self._raised |= bits
+            before, self._raised = self._raised, self._raised | bits
+            if not before:
+                self._interrupt(True)  # last: the driver looks at once
 
     def _acknowledge(self, bits: int) -> None:
         if bits & ~_INTERRUPTS:
