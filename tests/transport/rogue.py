@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from tests.transport.frontend import DisconnectedError
 
-from virtio.transport.vhost_user import ancillary
+from virtio.transport.unix import ancillary
 from virtio.transport.vhost_user.backend import IN_BAND, PROTOCOL_FEATURES
 from virtio.transport.vhost_user.codec import (
     Decoder,

@@ -4,7 +4,7 @@ From the inside out: :mod:`.payloads` and :mod:`.messages` are the protocol as t
 messages of bytes.
 
 The back end's side: :mod:`.session` (with :mod:`.backend`, :mod:`.vring` and :mod:`.channel`) drives a device
-by them, and :mod:`.connection`, :mod:`.listener` and :mod:`.server` do the input and output.
+by them, and :mod:`.connection` and :mod:`.server` do the input and output.
 :mod:`.quirks` lists what known front ends do differently.
 
 The front end's side: :mod:`.exchange` pairs requests and answers, :mod:`.frontend` is the procedures made of
@@ -16,9 +16,9 @@ from urllib.parse import parse_qsl
 from virtio.errors import ConfigurationError
 from virtio.memory.shared import DEFAULT_SIZE, SharedMemory
 from virtio.transport.interface import DeviceEnd
+from virtio.transport.unix.listener import open_listener
 from virtio.transport.vhost_user.backend import IN_BAND, PROTOCOL_FEATURES
 from virtio.transport.vhost_user.driver_end import VhostUserDriverEnd
-from virtio.transport.vhost_user.listener import open_listener
 from virtio.transport.vhost_user.server import VhostUserServer
 
 __all__ = ["VhostUserDriverEnd", "VhostUserServer", "open_driver_end", "start"]
@@ -31,7 +31,7 @@ def start(device: DeviceEnd, spec: str) -> VhostUserServer:
     """
     place, in_band = _options(spec)
     features = PROTOCOL_FEATURES | (IN_BAND if in_band else 0)
-    return VhostUserServer(device, open_listener(place), protocol_features=features)
+    return VhostUserServer(device, open_listener(place, "vhost-user"), protocol_features=features)
 
 
 def open_driver_end(

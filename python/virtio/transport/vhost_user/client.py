@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from virtio.errors import Error, RefusedError, TransportError
-from virtio.transport.vhost_user.ancillary import Outbox, receive, send
+from virtio.transport.unix.ancillary import Outbox, receive, send
 from virtio.transport.vhost_user.exchange import (
     Answer,
     Ask,

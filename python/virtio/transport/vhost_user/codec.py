@@ -1,16 +1,11 @@
-"""Bytes and descriptors to messages, and back; no sockets.
+"""Bytes and descriptors to messages, and back; no sockets."""
 
-The bytes of a message come in any pieces. Its descriptors come with its first byte: the sender attaches them
-to the call that sends it, and the kernel delivers them with it. To be sure which message they belong to, read
-:attr:`Decoder.wanted` bytes at a time: never across the end of a message.
-"""
-
-import os
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from virtio.transport.unix.framing import Frame, Framer, FramingError, close_all
 from virtio.transport.vhost_user.messages import VERSION_MASK, Flag, MessageType, Table
 from virtio.transport.vhost_user.payloads import EMPTY, MAX_PAYLOAD, U64, PayloadError
 
@@ -52,96 +47,54 @@ class Message:
         self.fds.clear()
 
 
-def close_all(fds: Iterable[int]) -> None:
-    """Close descriptors."""
-    for fd in fds:
-        os.close(fd)
-
-
 class Decoder:
     """Finds the messages of one direction in what is received."""
 
     def __init__(self, table: Table) -> None:
         """Expect messages of ``table``: requests, and replies to them."""
         self._table = table
-        self._buffer = bytearray()
-        self._fds: list[int] = []
-        self._problem: str | None = None
-        self.failure: str | None = None
+        self._framer = Framer(_HEADER.size, self._measure)
+
+    @property
+    def failure(self) -> str | None:
         """Why no further message can be found; what is received then is dropped."""
+        return self._framer.failure
 
     @property
     def wanted(self) -> int:
         """Bytes to the end of the header, then to the end of the message."""
-        if len(self._buffer) < _HEADER.size:
-            return _HEADER.size - len(self._buffer)
-        return _HEADER.size + int(_HEADER.unpack_from(self._buffer)[2]) - len(self._buffer)
+        return self._framer.wanted
 
     @property
     def midway(self) -> bool:
         """Whether a message has begun and not ended."""
-        return bool(self._buffer)
+        return self._framer.midway
 
     def receive(self, data: bytes, fds: Sequence[int] = (), *, lost: bool = False) -> list[Message]:
         """Take bytes and the descriptors that came with them; return the messages that are complete now.
 
-        ``lost``: the system could not deliver all descriptors (MSG_CTRUNC). The decoder owns ``fds`` from
-        here, until it hands them out with a message.
+        See :meth:`virtio.transport.unix.framing.Framer.receive`.
         """
-        if self.failure is not None or not data:
-            close_all(fds)
-            return []
-        arrived = list(fds)
-        if not self._buffer:
-            self._fds, arrived = arrived, []
-        self._buffer += data
-        messages: list[Message] = []
-        while (message := self._next()) is not None:
-            messages.append(message)
-            if self._buffer and arrived:
-                self._fds, arrived = arrived, []
-        if lost:
-            self._blame("descriptors were lost, perhaps for want of free ones", messages)
-        if arrived:
-            close_all(arrived)
-            self._blame("descriptors came after the first byte", messages)
-        return messages
+        return [self._message(frame) for frame in self._framer.receive(data, fds, lost=lost)]
 
     def close(self) -> None:
         """Close the descriptors of a message that was never complete."""
-        close_all(self._fds)
-        self._fds = []
-        self._buffer.clear()
+        self._framer.close()
 
-    def _blame(self, problem: str, messages: list[Message]) -> None:
-        if self._buffer or not messages:
-            self._problem = self._problem or problem
-        else:
-            messages[-1].problem = messages[-1].problem or problem
-
-    def _next(self) -> Message | None:
-        if len(self._buffer) < _HEADER.size or self.failure is not None:
-            return None
-        number, flags, size = _HEADER.unpack_from(self._buffer)
+    def _measure(self, buffer: bytearray) -> int:
+        number, flags, size = _HEADER.unpack_from(buffer)
         if flags & VERSION_MASK != Flag.VERSION:
-            self._fail(f"{self._table.name(number)} has version {flags & VERSION_MASK}, not 1")
-            return None
+            raise FramingError(f"{self._table.name(number)} has version {flags & VERSION_MASK}, not 1")
         if size > MAX_PAYLOAD:
-            self._fail(f"{self._table.name(number)} announces {size} bytes of payload")
-            return None
-        end = _HEADER.size + size
-        if len(self._buffer) < end:
-            return None
-        payload = bytes(self._buffer[_HEADER.size : end])
-        del self._buffer[:end]
-        message = Message(number, flags, self._table.by_number.get(number), payload, self._fds, self._problem)
-        self._fds, self._problem = [], None
+            raise FramingError(f"{self._table.name(number)} announces {size} bytes of payload")
+        return _HEADER.size + int(size)
+
+    def _message(self, frame: Frame) -> Message:
+        number, flags, _ = _HEADER.unpack_from(frame.data)
+        kind = self._table.by_number.get(number)
+        message = Message(number, flags, kind, frame.data[_HEADER.size :], frame.fds, frame.problem)
         _interpret(message)
         return message
-
-    def _fail(self, reason: str) -> None:
-        self.failure = reason
-        self.close()
 
 
 def _interpret(message: Message) -> None:

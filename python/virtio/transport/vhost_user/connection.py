@@ -2,13 +2,13 @@
 
 import contextlib
 import logging
-import os
 import selectors
 import socket
-import threading
 from collections.abc import Callable
 
 from virtio.transport.interface import DeviceEnd, GuestMemory
+from virtio.transport.unix.ancillary import Outbox, receive
+from virtio.transport.unix.mailbox import Mailbox
 from virtio.transport.vhost_user.actions import (
     Action,
     Disconnect,
@@ -18,45 +18,11 @@ from virtio.transport.vhost_user.actions import (
     SendRequest,
     UseChannel,
 )
-from virtio.transport.vhost_user.ancillary import Outbox, receive
 from virtio.transport.vhost_user.session import Session
 
 _log = logging.getLogger("virtio.transport.vhost_user")
 
 _READS_PER_TURN = 64
-
-
-class Mailbox:
-    """Notices from any thread to the thread of the connection. Equal ones that wait are one."""
-
-    def __init__(self) -> None:
-        """Open the descriptor that becomes readable when there is mail."""
-        self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._lock = threading.Lock()
-        self._waiting: dict[Notice, None] = {}
-        self._closed = False
-
-    def post(self, notice: Notice) -> None:
-        """Leave a notice; dropped if nobody will read it any more."""
-        with self._lock:
-            if not self._closed:
-                self._waiting[notice] = None
-                os.eventfd_write(self.fd, 1)
-
-    def take(self) -> list[Notice]:
-        """Return all notices in order."""
-        with self._lock:
-            with contextlib.suppress(BlockingIOError):
-                os.eventfd_read(self.fd)
-            notices = list(self._waiting)
-            self._waiting.clear()
-            return notices
-
-    def close(self) -> None:
-        """Take no more."""
-        with self._lock:
-            self._closed = True
-            os.close(self.fd)
 
 
 class Connection:
@@ -79,7 +45,7 @@ class Connection:
         self._channel_outbox: Outbox | None = None
         self._end: str | None = None
         self._selector = selectors.DefaultSelector()
-        self._mailbox = Mailbox()
+        self._mailbox: Mailbox[Notice] = Mailbox()
         try:
             self._session = Session(
                 device, memory, self._mailbox.post, name=name, protocol_features=protocol_features

@@ -7,7 +7,7 @@ from collections import deque
 from typing import NamedTuple
 
 MAX_UNSENT = 64 * 1024
-"""Bytes that the other side may leave unread. Answers are small and few: it has stopped reading."""
+"""Bytes that the other side may leave unread, where answers are small and few: it has stopped reading."""
 
 # SCM_MAX_FD, the most that the kernel lets a message carry: nothing is cut off for want of room.
 _MAX_FDS = 253
@@ -51,8 +51,9 @@ def send(target: socket.socket, data: bytes | memoryview, fds: tuple[int, ...] =
 class Outbox:
     """What a socket could not take yet."""
 
-    def __init__(self, target: socket.socket) -> None:
-        """Send to ``target``, which does not block."""
+    def __init__(self, target: socket.socket, most: int = MAX_UNSENT) -> None:
+        """Send to ``target``, which does not block; more than ``most`` bytes waiting are too many."""
+        self._most = most
         self._socket = target
         self._waiting: deque[tuple[memoryview, tuple[int, ...]]] = deque()
         self._size = 0
@@ -65,7 +66,7 @@ class Outbox:
     @property
     def overfull(self) -> bool:
         """Whether too much waits."""
-        return self._size > MAX_UNSENT
+        return self._size > self._most
 
     def send(self, data: bytes, fds: tuple[int, ...] = ()) -> None:
         """Send now, or when the socket takes it."""

@@ -1,4 +1,4 @@
-"""Where front ends connect to: a path, an abstract name, a descriptor passed in, or one from systemd."""
+"""Where a server is reached: a path, an abstract name, a descriptor passed in, or one from systemd."""
 
 import contextlib
 import errno
@@ -19,7 +19,7 @@ _drafts = itertools.count()
 
 @dataclass
 class Listener:
-    """A listening socket, or one front end that is connected already."""
+    """A listening socket, or one connection that is there already."""
 
     socket: socket.socket
     connected: bool
@@ -38,17 +38,17 @@ class Listener:
             self._file = None
 
 
-def open_listener(spec: str) -> Listener:
+def open_listener(spec: str, scheme: str) -> Listener:
     """Open what an address says: ``PATH``, ``@NAME``, ``fd=NUMBER``, ``systemd`` or ``systemd=NAME``."""
     if not spec:
-        raise ConfigurationError("the address has no path: write vhost-user:/run/disk.sock")
+        raise ConfigurationError(f"the address has no path: write {scheme}:/run/disk.sock")
     if spec.startswith("fd="):
         number = spec.removeprefix("fd=")
         if not number.isdecimal():
             raise ConfigurationError(f"fd={number}: not a descriptor number")
         return _adopt(int(number), spec)
     if spec == "systemd" or spec.startswith("systemd="):
-        return _adopt(_systemd(spec.removeprefix("systemd").removeprefix("=")), spec)
+        return _adopt(_systemd(spec.removeprefix("systemd").removeprefix("="), scheme), spec)
     if spec.startswith("@"):
         return Listener(_listen("\0" + spec[1:], spec), connected=False, description=spec)
     path = Path(spec).absolute()
@@ -126,7 +126,7 @@ def _adopt(fd: int, spec: str) -> Listener:
     return Listener(adopted, connected=not listening, description=spec)
 
 
-def _systemd(name: str) -> int:
+def _systemd(name: str, scheme: str) -> int:
     """Find a socket that systemd passed in: the only one, or the one of that name (FileDescriptorName=)."""
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         raise ConfigurationError("systemd passed no sockets to this process (LISTEN_PID)")
@@ -141,7 +141,7 @@ def _systemd(name: str) -> int:
             raise ConfigurationError(f"systemd passed {len(found)} sockets with the name {name!r}")
         return _FIRST_SYSTEMD_FD + found[0]
     if count != 1:
-        raise ConfigurationError(f"systemd passed {count} sockets; say which one: vhost-user:systemd=NAME")
+        raise ConfigurationError(f"systemd passed {count} sockets; say which one: {scheme}:systemd=NAME")
     return _FIRST_SYSTEMD_FD
 
 
