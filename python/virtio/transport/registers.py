@@ -94,7 +94,8 @@ class DeviceRegisters:
         clause = error.clause if isinstance(error, ProtocolError) else "2"
         self.ignored[clause] += 1
         level = logging.WARNING if self.ignored[clause] == 1 else logging.DEBUG
-        _log.log(level, "%s: ignored: %s", self.device.name, error)
+        # The text: a log that keeps its records must not keep frames of a driver's memory with them.
+        _log.log(level, "%s: ignored: %s", self.device.name, str(error))
 
     # --- features
 
@@ -197,7 +198,7 @@ class DeviceRegisters:
         setup, queue = self.queues[index], self.device.queues[index]
         if setup.ready:
             return True
-        if not self.device.status & STATUS.FEATURES_OK:
+        if not self._may_enable():
             self.ignore(f"queue {index} is enabled before FEATURES_OK", "3.1.1")
             return False
         packed = bool(self.device.negotiated_features & F.RING_PACKED)
@@ -224,6 +225,9 @@ class DeviceRegisters:
             return False
         setup.ready = True
         return True
+
+    def _may_enable(self) -> bool:
+        return bool(self.device.status & STATUS.FEATURES_OK)
 
     def disable(self, index: int) -> None:
         """The device does not touch the queue any more. What was begun is finished."""

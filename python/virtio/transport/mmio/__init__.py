@@ -2,7 +2,7 @@
 
 :mod:`.device_end` is the register block as a state machine on loads and stores, for whoever has a bus (a
 simulator, a VMM, a test bench). :mod:`.driver_end` drives one over any bus, :mod:`.local` joins the two in
-one process under an address, ``mmio:NAME``.
+one process under an address, ``mmio:NAME``. :mod:`.legacy` is the register block of version 1, on request.
 """
 
 from virtio.memory.shared import DEFAULT_SIZE, SharedMemory
@@ -10,9 +10,18 @@ from virtio.transport.in_process import InProcessServer, find
 from virtio.transport.interface import DeviceEnd
 from virtio.transport.mmio.device_end import MmioRegisters, SharedMemoryRegion
 from virtio.transport.mmio.driver_end import MmioBus, MmioDriverEnd
+from virtio.transport.mmio.legacy import MmioLegacyRegisters
 from virtio.transport.mmio.local import LocalBus
 
-__all__ = ["MmioBus", "MmioDriverEnd", "MmioRegisters", "SharedMemoryRegion", "open_driver_end", "start"]
+__all__ = [
+    "MmioBus",
+    "MmioDriverEnd",
+    "MmioLegacyRegisters",
+    "MmioRegisters",
+    "SharedMemoryRegion",
+    "open_driver_end",
+    "start",
+]
 
 
 def start(device: DeviceEnd, name: str) -> InProcessServer:

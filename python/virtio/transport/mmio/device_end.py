@@ -6,7 +6,7 @@ memory, and is told of the level of the interrupt line.
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from virtio.errors import ConfigurationError, ProtocolError
@@ -25,11 +25,8 @@ CONTROL = mmio.CONFIG_OFFSET
 LAYOUT_SECTION = "4.2.2.2"
 """Of the rules for drivers."""
 
-_NAMES = {row.offset: row.name for row in mmio.REGISTERS}
 _INTERRUPTS = sum(code.value for code in mmio.INTERRUPT)
 _NOWHERE = (1 << 64) - 1
-_READABLE = {row.offset for row in mmio.REGISTERS if "R" in row.access}
-_WRITABLE = {row.offset for row in mmio.REGISTERS if "W" in row.access}
 
 
 class SharedMemoryRegion(NamedTuple):
@@ -43,6 +40,7 @@ class MmioRegisters:
     """A device behind MMIO registers, version 2."""
 
     version = mmio.VERSION
+    table: Sequence[mmio.Register] = mmio.REGISTERS
 
     def __init__(
         self,
@@ -51,13 +49,16 @@ class MmioRegisters:
         *,
         vendor_id: int = VENDOR_ID,
         shared_memory: Mapping[int, SharedMemoryRegion] | None = None,
+        registers: DeviceRegisters | None = None,
     ) -> None:
         """Stand in front of ``device``.
 
         ``interrupt`` is called with the level of the interrupt line whenever that changes, from any thread,
         and must not call back. ``shared_memory`` has the regions by their ids.
         """
-        self._registers = DeviceRegisters(device, CARRIED_FEATURES)
+        self._registers = registers or DeviceRegisters(device, CARRIED_FEATURES)
+        self._readable = {row.offset: row.name for row in self.table if "R" in row.access}
+        self._writable = {row.offset: row.name for row in self.table if "W" in row.access}
         self._interrupt = interrupt
         self._vendor_id = vendor_id
         self._shared = dict(shared_memory or {})
@@ -104,33 +105,32 @@ class MmioRegisters:
         with self._access:
             if offset >= CONTROL:
                 return self._read_config(offset - CONTROL, size)
-            if not self._sane(offset, size, _READABLE, "read"):
+            if (name := self._name(offset, size, self._readable, "read")) is None:
                 return bytes(max(0, size))
-            return (self._load(offset) & WORD).to_bytes(4, "little")
+            return (self._load(name) & WORD).to_bytes(4, "little")
 
     def write(self, offset: int, data: bytes) -> None:
         """Take a store at ``offset``; what is not to be written is ignored and counted."""
         with self._access:
             if offset >= CONTROL:
                 self._write_config(offset - CONTROL, data)
-            elif self._sane(offset, len(data), _WRITABLE, "written"):
-                self._store(offset, int.from_bytes(data, "little"))
+            elif (name := self._name(offset, len(data), self._writable, "written")) is not None:
+                self._store(name, int.from_bytes(data, "little"))
 
-    def _sane(self, offset: int, size: int, allowed: set[int], what: str) -> bool:
+    def _name(self, offset: int, size: int, allowed: Mapping[int, str], what: str) -> str | None:
         if size != 4 or offset % 4:
             self._registers.ignore(f"{size} bytes of control registers at {offset:#x}", LAYOUT_SECTION)
-        elif offset not in allowed:
-            name = _NAMES.get(offset, "no register")
-            self._registers.ignore(f"{name} at {offset:#x} is {what}", LAYOUT_SECTION)
+        elif offset in allowed:
+            return allowed[offset]
         else:
-            return True
-        return False
+            self._registers.ignore(f"the register at {offset:#x} is not to be {what}", LAYOUT_SECTION)
+        return None
 
     # --- control registers
 
-    def _load(self, offset: int) -> int:
+    def _load(self, name: str) -> int:
         registers = self._registers
-        match _NAMES[offset]:
+        match name:
             case "MagicValue":
                 return mmio.MAGIC
             case "Version":
@@ -149,7 +149,7 @@ class MmioRegisters:
                 return self._raised
             case "Status":
                 return registers.status
-            case "SHMLenLow" | "SHMLenHigh" | "SHMBaseLow" | "SHMBaseHigh" as name:
+            case "SHMLenLow" | "SHMLenHigh" | "SHMBaseLow" | "SHMBaseHigh":
                 region = self._shared.get(self._region, SharedMemoryRegion(_NOWHERE, _NOWHERE))
                 value = region.size if "Len" in name else region.address
                 return value >> 32 if name.endswith("High") else value
@@ -158,9 +158,9 @@ class MmioRegisters:
             case _:  # QueueReset: a reset is over when the write that asked for it returns
                 return 0
 
-    def _store(self, offset: int, value: int) -> None:
+    def _store(self, name: str, value: int) -> None:
         registers = self._registers
-        match _NAMES[offset]:
+        match name:
             case "DeviceFeaturesSel":
                 self._device_word = value
             case "DriverFeaturesSel":
@@ -185,7 +185,7 @@ class MmioRegisters:
             case "QueueReset":
                 if value == 1:
                     registers.reset_queue(self._queue, LAYOUT_SECTION)
-            case name:
+            case _:
                 if (setup := registers.setup(self._queue, LAYOUT_SECTION)) is not None:
                     store_setup(setup, name, value)
 
