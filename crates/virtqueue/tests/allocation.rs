@@ -2,13 +2,15 @@
 //! allocator is counted for all threads.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use virtqueue::chain::Batch;
 use virtqueue::fault::Fault;
-use virtqueue::loopback::Loopback;
+use virtqueue::loopback::{Loopback, memory_file};
 use virtqueue::memory::Snapshot;
+use virtqueue::ring::inflight::Area;
 use virtqueue::ring::{Buffer, Driver, feature};
 use virtqueue::worker::{Completions, Handler, Options, Worker};
 
@@ -52,13 +54,15 @@ fn warm_queues_allocate_nothing() {
     for layout in [0, feature::RING_PACKED] {
         for order in [0, feature::IN_ORDER] {
             for events in [0, feature::EVENT_IDX] {
-                run(layout | order | events | feature::INDIRECT_DESC);
+                for tracked in [false, true] {
+                    run(layout | order | events | feature::INDIRECT_DESC, tracked);
+                }
             }
         }
     }
 }
 
-fn run(features: u128) {
+fn run(features: u128, tracked: bool) {
     let rig = Loopback::new(256, features, 1 << 16).unwrap();
     let worker = Worker::new(rig.memory.clone(), Options::default(), Box::new(|_| {})).unwrap();
     let mut driver = Driver::new(&rig.config, rig.memory.snapshot()).unwrap();
@@ -66,6 +70,10 @@ fn run(features: u128) {
         address: rig.buffers + 0x8000,
         len: 64,
     }; 3];
+    if tracked {
+        let file = memory_file(1 << 16).unwrap();
+        worker.set_inflight(Some(Area::new(file.as_fd(), 0, 1 << 16, 256).unwrap()));
+    }
     worker.start(&rig.config, Box::new(Echo)).unwrap();
     let mut round = |count: u16| {
         for i in 0..count {
@@ -93,5 +101,5 @@ fn run(features: u128) {
     let before = ALLOCATIONS.load(Ordering::Relaxed);
     (0..1000).for_each(|i| round(1 + i % 64));
     let allocated = ALLOCATIONS.load(Ordering::Relaxed) - before;
-    assert_eq!(allocated, 0, "with features {features:#x}");
+    assert_eq!(allocated, 0, "with features {features:#x}, tracked: {tracked}");
 }

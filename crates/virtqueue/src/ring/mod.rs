@@ -31,6 +31,7 @@ pub use split_driver::SplitDriver;
 use crate::chain::{Batch, Token};
 use crate::fault::Fault;
 use crate::memory::{Snapshot, Space};
+use inflight::{Area, PackedTracking, SplitTracking};
 use std::fmt;
 
 /// Reserved feature bits (VIRTIO 1.4, 6) that change how a ring works.
@@ -162,6 +163,31 @@ impl Ring {
             return Ok(Self::Packed(PackedRing::new(config)?));
         }
         Ok(Self::Split(SplitRing::new(config)?))
+    }
+
+    /// Keeps what it has taken in in-flight memory; before the ring is mapped for the first time. If a
+    /// predecessor has used that, the ring goes on where it was, whatever the base says.
+    pub fn track(&mut self, area: Area) {
+        match self {
+            Self::Split(ring) => {
+                let Config { size, features, .. } = ring.config;
+                let in_order = features & feature::IN_ORDER != 0;
+                ring.tracking = Some(Box::new(SplitTracking::new(area, size, in_order)));
+            }
+            Self::Packed(ring) => {
+                let Config { size, features, .. } = ring.config;
+                let in_order = features & feature::IN_ORDER != 0;
+                ring.tracking = Some(Box::new(PackedTracking::new(area, size, in_order)));
+            }
+        }
+    }
+
+    /// Where the in-flight memory is mapped.
+    pub(crate) fn in_flight(&self) -> Option<&Snapshot> {
+        match self {
+            Self::Split(ring) => ring.tracking.as_ref().map(|tracking| tracking.area.memory()),
+            Self::Packed(ring) => ring.tracking.as_ref().map(|tracking| tracking.area.memory()),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The device's end of a packed virtqueue (VIRTIO 1.4, 2.8).
 
 use super::barriers::Barriers;
+use super::inflight::{self, PackedTracking};
 use super::order::Order;
 use super::packed_layout::{self as layout, Head, Parts, Position};
 use super::split_layout::WRITE;
@@ -59,6 +60,8 @@ pub struct PackedRing {
     /// Chains that came at once last time: so many are expected to come with the next.
     burst: usize,
     pub(super) log: Log,
+    /// With in-flight memory.
+    pub(super) tracking: Option<Box<PackedTracking>>,
     broken: Option<Fault>,
 }
 
@@ -122,13 +125,14 @@ impl PackedRing {
             busy: 0,
             burst: 0,
             log: Log::default(),
+            tracking: None,
             broken: None,
         })
     }
 
     /// The parts in `memory`, if they are mapped.
     #[inline]
-    fn parts(&mut self, memory: &Snapshot) -> Result<Option<Parts>, Fault> {
+    pub(super) fn parts(&mut self, memory: &Snapshot) -> Result<Option<Parts>, Fault> {
         if memory.generation() != self.mapped {
             self.resolve(memory)?;
         }
@@ -177,6 +181,13 @@ impl PackedRing {
             if !self.started {
                 // A predecessor may have stopped while it wanted no kicks.
                 self.quiet = parts.own_flags() == layout::EVENT_DISABLE;
+                if let Some(tracking) = &mut self.tracking {
+                    let flags = |offset| parts.head(offset, Ordering::Acquire).flags;
+                    if let Some((used, slots)) = tracking.begin(size, self.used, flags)? {
+                        (self.next, self.used) = (used, used);
+                        inflight::hide(&parts, memory.dirty_log(), ring.guest, size, used, slots);
+                    }
+                }
                 self.started = true;
             }
             self.parts = Some(parts);
@@ -199,6 +210,9 @@ impl PackedRing {
         if let Some(log) = memory.dirty_log() {
             log.mark(self.ring_guest + 16 * u64::from(self.used.offset) + 8, 8);
         }
+        if let Some(tracking) = &mut self.tracking {
+            tracking.used(id);
+        }
         self.used = self.used.after(slots, self.config.size);
         self.busy -= u32::from(slots);
         self.moved += u32::from(slots);
@@ -216,14 +230,29 @@ impl PackedRing {
         let Some((offset, head)) = self.withheld.take() else {
             return Ok(None);
         };
+        if let Some(tracking) = &mut self.tracking {
+            tracking.publishing(self.used);
+            #[cfg(test)]
+            if !tracking.lives_on() {
+                return Ok(None);
+            }
+        }
         wakeup::show_head(&parts, &self.barriers, offset, head);
+        if let Some(tracking) = &mut self.tracking {
+            tracking.published(self.used);
+        }
         if let Some(log) = memory.dirty_log() {
             log.mark(self.ring_guest + 16 * u64::from(offset) + 8, 8);
         }
         Ok(Some((parts, std::mem::take(&mut self.moved))))
     }
 
-    fn fault(&mut self, fault: Fault) -> Fault {
+    /// Whether a batch has no room for more.
+    pub(super) fn is_full(&self, batch: &Batch) -> bool {
+        batch.segment_count() >= BATCH_SEGMENTS
+    }
+
+    pub(super) fn fault(&mut self, fault: Fault) -> Fault {
         self.broken = Some(fault.clone());
         fault
     }
@@ -245,6 +274,9 @@ impl DeviceRing for PackedRing {
             return Err(fault.clone());
         }
         debug_assert!(batch.lies_in(memory));
+        if self.tracking.is_some() {
+            return self.take_tracked(memory, batch, max);
+        }
         let Some(parts) = self.parts(memory)? else {
             return Ok(0);
         };
@@ -272,7 +304,7 @@ impl DeviceRing for PackedRing {
     }
 
     fn complete_all(&mut self, memory: &Snapshot, chains: &[(Token, u32)]) -> Result<(), Fault> {
-        let plain = self.order.is_none() && memory.dirty_log().is_none();
+        let plain = self.order.is_none() && self.tracking.is_none() && memory.dirty_log().is_none();
         let parts = match self.parts(memory)? {
             Some(parts) if plain => parts,
             _ => {
@@ -404,7 +436,11 @@ impl DeviceRing for PackedRing {
     }
 
     fn lost(&self) -> u32 {
-        if self.again() { 0 } else { self.held }
+        if self.again() || self.tracking.is_some() {
+            0
+        } else {
+            self.held
+        }
     }
 
     fn position(&self) -> u32 {

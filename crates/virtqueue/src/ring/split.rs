@@ -1,6 +1,7 @@
 //! The device's end of a split virtqueue (VIRTIO 1.4, 2.7).
 
 use super::barriers::{Barriers, Fences};
+use super::inflight::SplitTracking;
 use super::order::{self, Order};
 use super::split_layout::{self as layout, Parts};
 use super::wakeup::{self, SplitWords};
@@ -43,6 +44,8 @@ pub struct SplitRing {
     state: Box<[u32]>,
     nearby: Nearby,
     held: u32,
+    /// With in-flight memory.
+    pub(super) tracking: Option<Box<SplitTracking>>,
     broken: Option<Fault>,
 }
 
@@ -96,6 +99,7 @@ impl SplitRing {
             state: vec![0; size as usize].into_boxed_slice(),
             nearby: Nearby::default(),
             held: 0,
+            tracking: None,
             broken: None,
         })
     }
@@ -160,6 +164,11 @@ impl SplitRing {
                 self.published = self.used;
                 // A predecessor may have stopped while it wanted no kicks.
                 self.quiet = parts.used_flags() & layout::NO_NOTIFY != 0;
+                if let Some(tracking) = &mut self.tracking {
+                    if tracking.begin(size, self.used)? {
+                        (self.next, self.available) = (self.used, self.used);
+                    }
+                }
                 self.started = true;
                 if self.event_idx && self.quiet {
                     // 2.7.10.2: with event indices the flags are 0.
@@ -223,7 +232,13 @@ impl SplitRing {
         let taken = self.walk_from(memory, &parts, batch, head);
         self.book(head, taken.inspect_err(|_| batch.abandon_chain())?);
         self.available = self.next;
+        self.hinted = false;
         Ok(())
+    }
+
+    /// Whether a batch has no room for more.
+    pub(super) fn is_full(&self, batch: &Batch) -> bool {
+        batch.segment_count() >= BATCH_SEGMENTS
     }
 
     /// Books a chain that was taken at `self.next`.
@@ -290,7 +305,7 @@ impl SplitRing {
         }
     }
 
-    fn fault(&mut self, fault: Fault) -> Fault {
+    pub(super) fn fault(&mut self, fault: Fault) -> Fault {
         self.broken = Some(fault.clone());
         fault
     }
@@ -306,6 +321,9 @@ impl DeviceRing for SplitRing {
             return Err(fault.clone());
         }
         debug_assert!(batch.lies_in(memory));
+        if self.tracking.is_some() {
+            return self.take_tracked(memory, batch, max);
+        }
         let Some(parts) = self.parts(memory)? else {
             return Ok(0);
         };
@@ -434,6 +452,9 @@ impl DeviceRing for SplitRing {
     }
 
     fn lost(&self) -> u32 {
+        if self.tracking.is_some() {
+            return 0;
+        }
         self.held.saturating_sub(u32::from(self.again()))
     }
 
@@ -473,7 +494,18 @@ impl SplitRing {
         if old == new {
             return Ok(None);
         }
+        #[cfg(test)]
+        if self
+            .tracking
+            .as_ref()
+            .is_some_and(|tracking| !tracking.lives_on())
+        {
+            return Ok(None);
+        }
         wakeup::show_used(&parts, &self.barriers, new);
+        if let Some(tracking) = &mut self.tracking {
+            tracking.published(new);
+        }
         if let Some(log) = memory.dirty_log() {
             log.mark(parts.used_idx_guest(), 2);
         }
@@ -489,6 +521,9 @@ impl SplitRing {
         // After the store: whoever copies a page because of its mark has to find it there.
         if let Some(log) = memory.dirty_log() {
             log.mark(parts.used_entry_guest(slot), layout::USED_ENTRY_SIZE);
+        }
+        if let Some(tracking) = &mut self.tracking {
+            tracking.used(id);
         }
         self.used = self.used.wrapping_add(chains);
     }

@@ -140,6 +140,17 @@ impl Engine {
 
     /// A fault if memory that the queue uses was truncated by its owner.
     fn truncation(&mut self) -> Result<(), Fault> {
+        let mut seen = self.truncations;
+        if self
+            .ring
+            .in_flight()
+            .is_some_and(|memory| memory.truncated(&mut seen).is_some())
+        {
+            return Err(Fault::new(
+                Rule::Address,
+                "the file of the in-flight memory was truncated",
+            ));
+        }
         if let Some(region) = self.reader.snapshot().truncated(&mut self.truncations) {
             let detail = format!(
                 "the file of the region at {:#x} was truncated",

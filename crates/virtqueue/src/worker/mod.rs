@@ -19,6 +19,7 @@ use crate::counters::Counters;
 use crate::fault::Fault;
 use crate::memory::{GuestMemory, Reader, Strike};
 use crate::notify::{Call, CallFd, CallSlot, EventFd, Kick};
+use crate::ring::inflight::Area;
 use crate::ring::{Config, ConfigError, DeviceRing, Ring};
 use engine::Engine;
 use std::fmt;
@@ -164,6 +165,7 @@ pub struct Worker {
     name: String,
     batch: usize,
     shared: Arc<Shared>,
+    inflight: Mutex<Option<Area>>,
     running: Mutex<Option<Running>>,
     /// The latest run, for its flags after it has ended.
     latest: Mutex<Option<Arc<Run>>>,
@@ -199,6 +201,7 @@ impl Worker {
             name: options.name,
             batch: options.batch.clamp(1, MAX_BATCH),
             shared: Arc::new(shared),
+            inflight: Mutex::new(None),
             running: Mutex::new(None),
             latest: Mutex::new(None),
         };
@@ -226,6 +229,11 @@ impl Worker {
         let error = fd.map(CallFd::new).transpose()?;
         *lock(&self.shared.error) = error;
         Ok(())
+    }
+
+    /// Where to keep what is under way, from the next start on.
+    pub fn set_inflight(&self, area: Option<Area>) {
+        *lock(&self.inflight) = area;
     }
 
     /// Whether to poll the ring, from now on.
@@ -258,7 +266,10 @@ impl Worker {
         {
             return Err(StartError::Running);
         }
-        let ring = Ring::new(config).map_err(StartError::Config)?;
+        let mut ring = Ring::new(config).map_err(StartError::Config)?;
+        if let Some(area) = lock(&self.inflight).clone() {
+            ring.track(area);
+        }
         let run = Arc::new(Run {
             stop: AtomicBool::new(false),
             discard: AtomicBool::new(false),

@@ -9,14 +9,17 @@
 //! goes by what it knows itself; what a successor reads is checked.
 
 mod packed;
-mod resume;
+mod packed_tracking;
 mod split;
+mod split_tracking;
 
-pub use packed::{PackedInflight, Resubmit};
-pub use split::SplitInflight;
+pub(super) use packed_tracking::{PackedTracking, hide};
+pub(super) use split_tracking::SplitTracking;
 
-use crate::memory::{AccessError, Snapshot, Space};
+use crate::fault::{Fault, Rule};
+use crate::memory::{self, AccessError, GuestMemory, RegionRequest, Snapshot, Space};
 use std::fmt;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, compiler_fence};
 
@@ -34,7 +37,7 @@ pub enum InflightError {
     Memory(String),
     /// A version of the layout that is not known.
     Version(u16),
-    /// Made for a queue of another size.
+    /// Made for a queue of another size, or a smaller one.
     Size(u16),
     /// What it says cannot be.
     Contents(&'static str),
@@ -56,6 +59,44 @@ impl std::error::Error for InflightError {}
 impl From<AccessError> for InflightError {
     fn from(error: AccessError) -> Self {
         Self::Memory(error.to_string())
+    }
+}
+
+impl From<InflightError> for Fault {
+    fn from(error: InflightError) -> Self {
+        // No rule of the standard's: what goes on is not known, so nothing can.
+        Self::new(Rule::Device, error.to_string())
+    }
+}
+
+/// One queue's part of in-flight memory.
+#[derive(Clone, Debug)]
+pub struct Area {
+    memory: Arc<Snapshot>,
+    entries: u16,
+}
+
+impl Area {
+    /// Maps `size` bytes of `fd` from `offset`: made for a queue of `entries`. The descriptor is duplicated.
+    pub fn new(fd: BorrowedFd<'_>, offset: u64, size: u64, entries: u16) -> Result<Self, memory::Error> {
+        let memory = GuestMemory::new();
+        memory.add(&RegionRequest {
+            guest_address: 0,
+            user_address: None,
+            size,
+            fd,
+            offset,
+            writable: true,
+        })?;
+        Ok(Self {
+            memory: memory.snapshot(),
+            entries,
+        })
+    }
+
+    /// A map of its own, of nothing else.
+    pub(crate) fn memory(&self) -> &Snapshot {
+        &self.memory
     }
 }
 
@@ -101,25 +142,29 @@ macro_rules! field {
 
 #[allow(dead_code, reason = "one layout has no loads of some widths")]
 impl Fields {
-    /// The region of `len` bytes at guest address `address`.
-    fn new(memory: Arc<Snapshot>, address: u64, len: u64) -> Result<Self, InflightError> {
-        let found = memory.contiguous(Space::Guest, address, len, true)?;
+    /// The memory of `area`, for a ring of `size` in one of the layouts.
+    fn new(area: &Area, packed: bool, size: u16) -> Result<Self, InflightError> {
+        if area.entries < size {
+            return Err(InflightError::Size(area.entries));
+        }
+        let len = inflight_size(packed, area.entries);
+        let found = area.memory.contiguous(Space::Guest, 0, len, true)?;
         if found.host as usize % 8 != 0 {
             return Err(InflightError::Memory("misaligned".to_owned()));
         }
         Ok(Self {
             host: found.host,
-            _memory: memory,
+            _memory: area.memory.clone(),
             #[cfg(test)]
             life: std::cell::Cell::new(None),
         })
     }
 
-    /// Whether the region has been in use. If so, its version and size must be right.
-    fn check(&self, size: u16) -> Result<bool, InflightError> {
+    /// Whether the region has been in use. If so, its version and number of entries must be right.
+    fn check(&self, entries: u16) -> Result<bool, InflightError> {
         match self.u16(AT_VERSION) {
             0 => Ok(false),
-            VERSION if self.u16(AT_SIZE) == size => Ok(true),
+            VERSION if self.u16(AT_SIZE) == entries => Ok(true),
             VERSION => Err(InflightError::Size(self.u16(AT_SIZE))),
             other => Err(InflightError::Version(other)),
         }

@@ -3,11 +3,8 @@
 //! Used descriptors overwrite those of chains that are still out, so the descriptors themselves are
 //! kept, in entries of a free list.
 
-use super::{AT_SIZE, AT_VERSION, Fields, InflightError, VERSION, inflight_size};
-use crate::memory::Snapshot;
-use crate::ring::Config;
+use super::{AT_SIZE, AT_VERSION, Area, Fields, InflightError, VERSION};
 use crate::ring::packed_layout::{Head, Position};
-use std::sync::Arc;
 
 const AT_FREE_HEAD: usize = 12;
 const AT_OLD_FREE_HEAD: usize = 14;
@@ -30,18 +27,27 @@ const ADDR: usize = 24;
 
 /// A list to be submitted again.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Resubmit {
+pub(super) struct Resubmit {
     /// Its entry, by which it is completed.
-    pub entry: u16,
+    pub(super) entry: u16,
     /// Its descriptors: address and the rest.
-    pub(in crate::ring) descriptors: Vec<(u64, Head)>,
+    pub(super) descriptors: Vec<(u64, Head)>,
+}
+
+/// What a predecessor left.
+#[derive(Debug)]
+pub(super) struct Left {
+    /// Where the device goes on writing used descriptors.
+    pub(super) used: Position,
+    /// What had been taken and not completed, in the order in which it was taken.
+    pub(super) lists: Vec<Resubmit>,
 }
 
 /// Tracks the lists of a packed ring.
 #[derive(Debug)]
-pub struct PackedInflight {
+pub(super) struct PackedInflight {
     fields: Fields,
-    size: u16,
+    entries: u16,
     counter: u64,
     free_head: u16,
     /// Entries that are free.
@@ -55,43 +61,40 @@ pub struct PackedInflight {
 }
 
 impl PackedInflight {
-    /// Uses the memory at guest address `address`, in a map of its own. `flags` reads the flags of the
-    /// ring's descriptor at an offset; `start` is where the device of a ring begins that was not in use before.
-    /// Also returns where the device goes on writing used descriptors, and what a predecessor had taken and not
-    /// completed, in the order in which it had taken it.
-    pub fn new(
-        memory: Arc<Snapshot>,
-        address: u64,
+    /// Uses `area` for a ring of `size`. `flags` reads the flags of the ring's descriptor at an offset; `start`
+    /// is where the device writes the next used descriptor if there was no predecessor.
+    pub(super) fn new(
+        area: &Area,
         size: u16,
-        start: u16,
+        start: Position,
         flags: impl FnOnce(u16) -> u16,
-    ) -> Result<(Self, u16, Vec<Resubmit>), InflightError> {
-        let fields = Fields::new(memory, address, inflight_size(true, size))?;
+    ) -> Result<(Self, Option<Left>), InflightError> {
+        let entries = area.entries;
         let mut own = Self {
-            fields,
-            size,
+            fields: Fields::new(area, true, size)?,
+            entries,
             counter: 0,
             free_head: 0,
-            free: size,
-            next: (1..=size).collect(),
-            last: vec![(0, 0); size.into()].into_boxed_slice(),
+            free: entries,
+            next: (1..=entries).collect(),
+            last: vec![(0, 0); entries.into()].into_boxed_slice(),
             batch: Vec::with_capacity(size.into()),
         };
-        if own.fields.check(size)? {
-            let (used, again) = own.recover(flags)?;
-            return Ok((own, used.word(), again));
+        if own.fields.check(entries)? {
+            let left = own.recover(size, flags)?;
+            return Ok((own, Some(left)));
         }
-        for index in 0..size {
+        for index in 0..entries {
             own.fields.set_u8(own.entry(index) + INFLIGHT, 0);
             own.fields.set_u16(own.entry(index) + NEXT, index + 1);
         }
         own.fields.set_u16(AT_FREE_HEAD, 0);
-        own.set_used(Position::from_word(start));
-        own.commit(Position::from_word(start));
-        own.fields.set_u16(AT_SIZE, size);
+        own.set_used(start);
+        own.commit(start);
+        own.fields.set_u16(AT_SIZE, entries);
         // Last: from now on the rest counts.
         own.fields.set_u16(AT_VERSION, VERSION);
-        Ok((own, start, Vec::new()))
+        Ok((own, None))
     }
 
     fn entry(&self, index: u16) -> usize {
@@ -111,24 +114,21 @@ impl PackedInflight {
         self.fields.set_u8(AT_OLD_USED_WRAP, used.wrap.into());
     }
 
-    fn position(&self, offset: usize, wrap: usize) -> Result<Position, InflightError> {
+    fn position(&self, size: u16, offset: usize, wrap: usize) -> Result<Position, InflightError> {
         let position = Position {
             offset: self.fields.u16(offset),
             wrap: self.fields.u8(wrap) != 0,
         };
-        if position.offset >= self.size {
+        if position.offset >= size {
             return Err(InflightError::Contents("a position beyond the ring"));
         }
         Ok(position)
     }
 
-    fn recover(
-        &mut self,
-        flags: impl FnOnce(u16) -> u16,
-    ) -> Result<(Position, Vec<Resubmit>), InflightError> {
+    fn recover(&mut self, size: u16, flags: impl FnOnce(u16) -> u16) -> Result<Left, InflightError> {
         let fields = &self.fields;
-        let mut old = self.position(AT_OLD_USED_IDX, AT_OLD_USED_WRAP)?;
-        let used = self.position(AT_USED_IDX, AT_USED_WRAP)?;
+        let mut old = self.position(size, AT_OLD_USED_IDX, AT_OLD_USED_WRAP)?;
+        let used = self.position(size, AT_USED_IDX, AT_USED_WRAP)?;
         let mut free_head = fields.u16(AT_OLD_FREE_HEAD);
         if used != old {
             let head = Head {
@@ -149,10 +149,10 @@ impl PackedInflight {
         self.fields.set_u16(AT_FREE_HEAD, free_head);
 
         // Entries in the free list are not in flight, whatever they say: a list may have been half taken.
-        let mut owner = vec![false; self.size.into()];
+        let mut owner = vec![false; self.entries.into()];
         let mut index = free_head;
         self.free = 0;
-        while index < self.size && !owner[usize::from(index)] {
+        while index < self.entries && !owner[usize::from(index)] {
             owner[usize::from(index)] = true;
             self.fields.set_u8(self.entry(index) + INFLIGHT, 0);
             let next = self.fields.u16(self.entry(index) + NEXT);
@@ -160,7 +160,7 @@ impl PackedInflight {
             self.free += 1;
             index = next;
         }
-        let mut heads: Vec<(u64, u16)> = (0..self.size)
+        let mut heads: Vec<(u64, u16)> = (0..self.entries)
             .filter(|index| self.fields.u8(self.entry(*index) + INFLIGHT) != 0)
             .map(|index| (self.fields.u64(self.entry(index) + COUNTER), index))
             .collect();
@@ -170,7 +170,10 @@ impl PackedInflight {
         for (_, head) in heads {
             again.push(self.read_list(head, &mut owner)?);
         }
-        Ok((old, again))
+        Ok(Left {
+            used: old,
+            lists: again,
+        })
     }
 
     /// Reads a list that is in flight; none of its entries may be anyone else's.
@@ -206,26 +209,11 @@ impl PackedInflight {
         })
     }
 
-    /// The device has taken a list of `slots` descriptors that begins at `at` of the ring; not yet overwritten
-    /// by used ones. Returns the entry by which it is completed;
-    /// `None` if there is no room, or while a batch is complete and not published.
-    pub fn taken(&mut self, memory: &Snapshot, ring: &Config, at: u16, slots: u16) -> Option<u16> {
-        let mut at = Position::from_word(at);
-        let mut list = Vec::with_capacity(slots.into());
-        for _ in 0..slots {
-            let mut bytes = [0; 16];
-            let address = ring.descriptors + 16 * u64::from(at.offset);
-            memory.read(ring.space, address, &mut bytes).ok()?;
-            // What has changed since the device read it is looked at again when it is submitted again.
-            let words = u128::from_le_bytes(bytes);
-            list.push((words as u64, Head::from_word((words >> 64) as u64)));
-            at = at.after(1, ring.size);
-        }
-        self.keep(&list)
-    }
-
-    fn keep(&mut self, descriptors: &[(u64, Head)]) -> Option<u16> {
-        let num = u16::try_from(descriptors.len()).ok()?;
+    /// The device has taken a list of `num` descriptors, the next of which `descriptor` returns; not yet
+    /// overwritten by used ones. Returns the entry by which it is completed; `None` if there is no room, or
+    /// while a batch is complete and not published.
+    #[inline]
+    pub(super) fn taken(&mut self, num: u16, mut descriptor: impl FnMut() -> (u64, Head)) -> Option<u16> {
         if num == 0 || num > self.free || !self.batch.is_empty() {
             return None;
         }
@@ -236,7 +224,8 @@ impl PackedInflight {
         self.counter = self.counter.wrapping_add(1);
         self.fields.set_u8(at + INFLIGHT, 1);
         let mut last = head;
-        for (done, (addr, rest)) in (1..).zip(descriptors) {
+        for done in 1..=num {
+            let (addr, rest) = descriptor();
             let index = self.free_head;
             if done == num {
                 last = index;
@@ -244,7 +233,7 @@ impl PackedInflight {
             }
             self.fields.set_u16(at + NUM, done);
             let entry = self.entry(index);
-            self.fields.set_u64(entry + ADDR, *addr);
+            self.fields.set_u64(entry + ADDR, addr);
             self.fields.set_u32(entry + LEN, rest.len);
             self.fields.set_u16(entry + FLAGS, rest.flags);
             self.fields.set_u16(entry + ID, rest.id);
@@ -259,7 +248,7 @@ impl PackedInflight {
     }
 
     /// The list of head entry `entry` is complete and going to be told with the next batch.
-    pub fn completed(&mut self, entry: u16) {
+    pub(super) fn completed(&mut self, entry: u16) {
         let Some((last, num)) = self.last.get_mut(usize::from(entry)) else {
             return;
         };
@@ -276,27 +265,32 @@ impl PackedInflight {
     }
 
     /// The batch is about to be shown: the device will go on at `used`. Comes before the descriptor's flags.
-    pub fn publishing(&mut self, used: u16) {
-        self.set_used(Position::from_word(used));
+    pub(super) fn publishing(&mut self, used: Position) {
+        self.set_used(used);
     }
 
     /// The batch has been shown; the device goes on at `used`.
-    pub fn published(&mut self, used: u16) {
+    pub(super) fn published(&mut self, used: Position) {
         for entry in &self.batch {
             self.fields
                 .set_u8(ENTRIES + ENTRY * usize::from(*entry) + INFLIGHT, 0);
         }
         self.batch.clear();
-        self.commit(Position::from_word(used));
+        self.commit(used);
     }
 
     #[cfg(test)]
-    pub(in crate::ring) fn dies_after(&self, stores: u32) {
+    pub(super) fn dies_after(&self, stores: u32) {
         self.fields.life.set(Some(stores));
     }
 
     #[cfg(test)]
-    pub(in crate::ring) fn dead(&self) -> bool {
+    pub(super) fn lives_on(&self) -> bool {
+        self.fields.lives_on()
+    }
+
+    #[cfg(test)]
+    pub(super) fn dead(&self) -> bool {
         self.fields.life.get() == Some(0)
     }
 }
