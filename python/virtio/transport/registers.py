@@ -61,9 +61,16 @@ class QueueSetup:
 class DeviceRegisters:
     """A device behind registers: features by words, the status, queues that are set up piece by piece."""
 
-    def __init__(self, device: DeviceEnd, carried: int, max_size: int = MOST_ENTRIES) -> None:
-        """Stand in front of ``device``; ``carried`` are the features that the transport has a way for."""
+    def __init__(
+        self, device: DeviceEnd, carried: int, max_size: int = MOST_ENTRIES, *, added: int = 0
+    ) -> None:
+        """Stand in front of ``device``; ``carried`` are the features that the transport has a way for.
+
+        ``added`` are those that it offers by itself: a device that does not offer them is not told of them.
+        """
         self.device = device
+        self._added = added & ~device.offered_features
+        self._open = True
         self.max_size = max_size
         self.ignored: Counter[str] = Counter()
         """Accesses that a driver must not make, by clause."""
@@ -102,7 +109,12 @@ class DeviceRegisters:
     @property
     def offered(self) -> int:
         """What the driver is shown."""
-        return self.device.offered_features & self._carried
+        return (self.device.offered_features | self._added) & self._carried
+
+    @property
+    def negotiated(self) -> int:
+        """What device and driver agreed on, with what the transport added; 0 before FEATURES_OK."""
+        return self._written() if self.device.status & STATUS.FEATURES_OK else 0
 
     def device_features(self, select: int) -> int:
         """Return 32 of the features that are offered; beyond the last word: none."""
@@ -143,14 +155,17 @@ class DeviceRegisters:
             self.refuse(error)
 
     def _negotiate(self) -> None:
-        features = sum(word << 32 * select for select, word in enumerate(self._accepted))
+        features = self._written()
         if self._beyond:
             raise FeatureNegotiationError("the driver accepted feature bits beyond 127", "2.2.1")
         if unexpected := features & ~self.offered:
             raise FeatureNegotiationError(
                 f"the driver accepted features {unexpected:#x}, never offered", "2.2.1", unexpected=unexpected
             )
-        self.device.negotiate(features)
+        self.device.negotiate(features & ~self._added)
+
+    def _written(self) -> int:
+        return sum(word << 32 * select for select, word in enumerate(self._accepted))
 
     def reset(self) -> None:
         """Reset the device and forget everything that was written."""
@@ -218,7 +233,8 @@ class DeviceRegisters:
                 )
                 setup.changed = False
             queue.set_call(call)
-            queue.start()
+            if self._open:
+                queue.start()
         except Error as error:
             setup.changed = True
             self.refuse(error)
@@ -237,13 +253,22 @@ class DeviceRegisters:
 
     def reset_queue(self, index: int, clause: str) -> None:
         """The driver resets one queue (2.6.1): it is as after a reset of the device."""
-        if not self.device.negotiated_features & F.RING_RESET:
+        if not self.negotiated & F.RING_RESET:
             self.ignore(f"queue {index} is reset without VIRTIO_F_RING_RESET", clause)
         elif index >= len(self.queues):
             self.ignore(f"there is no queue {index}; there are {len(self.queues)}", clause)
         else:
             self.queues[index] = QueueSetup()
             self._quietly(self.device.queues[index].reset)
+
+    def set_gate(self, open: bool) -> None:  # noqa: A002
+        """Let queues run, or make all pause, since memory is out of reach. They go on where they were."""
+        if open == self._open:
+            return
+        self._open = open
+        for setup, queue in zip(self.queues, self.device.queues, strict=True):
+            if setup.ready:
+                self._quietly(queue.start if open else queue.stop)
 
     def notify(self, index: int, data: int | None, clause: str) -> None:
         """An available buffer notification, with what VIRTIO_F_NOTIFICATION_DATA tells, if negotiated."""
