@@ -210,12 +210,37 @@ impl PackedRing {
         if let Some(log) = memory.dirty_log() {
             log.mark(self.ring_guest + 16 * u64::from(self.used.offset) + 8, 8);
         }
-        if let Some(tracking) = &mut self.tracking {
-            tracking.used(id);
-        }
         self.used = self.used.after(slots, self.config.size);
         self.busy -= u32::from(slots);
         self.moved += u32::from(slots);
+    }
+
+    #[inline]
+    fn complete_one(&mut self, memory: &Snapshot, token: Token, written: u32) -> Result<(), Fault> {
+        let Some(parts) = self.parts(memory)? else {
+            return Err(Fault::with(Rule::Address, || {
+                "completion while the ring is not mapped".to_owned()
+            }));
+        };
+        let held = match self.ids.get_mut(usize::from(token.id)) {
+            Some(held) if held.slots != 0 => std::mem::take(held),
+            _ => return Err(twice(token)),
+        };
+        self.held -= 1;
+        if memory.dirty_log().is_some() {
+            self.log
+                .written(memory, usize::from(token.id), held.logged, written);
+        }
+        match &mut self.order {
+            Some(order) => {
+                order.completed(token.id, written);
+                while let Some(group) = self.order.as_mut().and_then(|order| order.next_group(false)) {
+                    self.write_used(memory, &parts, group.id, group.slots, group.written);
+                }
+            }
+            None => self.write_used(memory, &parts, token.id, held.slots, written),
+        }
+        Ok(())
     }
 
     /// Shows the driver all completions; returns the descriptors moved by, if there are any.
@@ -231,7 +256,7 @@ impl PackedRing {
             return Ok(None);
         };
         if let Some(tracking) = &mut self.tracking {
-            tracking.publishing(self.used);
+            tracking.publishing(self.used, self.moved);
             #[cfg(test)]
             if !tracking.lives_on() {
                 return Ok(None);
@@ -304,13 +329,17 @@ impl DeviceRing for PackedRing {
     }
 
     fn complete_all(&mut self, memory: &Snapshot, chains: &[(Token, u32)]) -> Result<(), Fault> {
-        let plain = self.order.is_none() && self.tracking.is_none() && memory.dirty_log().is_none();
+        let plain = self.order.is_none() && memory.dirty_log().is_none();
         let parts = match self.parts(memory)? {
             Some(parts) if plain => parts,
             _ => {
-                return chains
-                    .iter()
-                    .try_for_each(|(token, written)| self.complete(memory, *token, *written));
+                for (token, written) in chains {
+                    self.complete_one(memory, *token, *written)?;
+                }
+                if let Some(tracking) = &mut self.tracking {
+                    tracking.complete(chains);
+                }
+                return Ok(());
             }
         };
         let size = self.config.size;
@@ -338,35 +367,15 @@ impl DeviceRing for PackedRing {
         self.used = used;
         self.busy -= moved;
         self.moved += moved;
+        if let Some(tracking) = &mut self.tracking {
+            tracking.complete(chains);
+        }
         result
     }
 
     #[inline]
     fn complete(&mut self, memory: &Snapshot, token: Token, written: u32) -> Result<(), Fault> {
-        let Some(parts) = self.parts(memory)? else {
-            return Err(Fault::with(Rule::Address, || {
-                "completion while the ring is not mapped".to_owned()
-            }));
-        };
-        let held = match self.ids.get_mut(usize::from(token.id)) {
-            Some(held) if held.slots != 0 => std::mem::take(held),
-            _ => return Err(twice(token)),
-        };
-        self.held -= 1;
-        if memory.dirty_log().is_some() {
-            self.log
-                .written(memory, usize::from(token.id), held.logged, written);
-        }
-        match &mut self.order {
-            Some(order) => {
-                order.completed(token.id, written);
-                while let Some(group) = self.order.as_mut().and_then(|order| order.next_group(false)) {
-                    self.write_used(memory, &parts, group.id, group.slots, group.written);
-                }
-            }
-            None => self.write_used(memory, &parts, token.id, held.slots, written),
-        }
-        Ok(())
+        self.complete_all(memory, &[(token, written)])
     }
 
     fn publish(&mut self, memory: &Snapshot) -> Result<bool, Fault> {

@@ -355,33 +355,16 @@ impl DeviceRing for SplitRing {
         Ok(wanted)
     }
 
-    #[inline]
     fn complete(&mut self, memory: &Snapshot, token: Token, written: u32) -> Result<(), Fault> {
-        let Some(parts) = self.parts(memory)? else {
-            return Err(Fault::with(Rule::Address, || {
-                "completion while the ring is not mapped".to_owned()
-            }));
-        };
-        match self.state.get_mut(usize::from(token.id)) {
-            Some(state) if *state & HELD != 0 => *state = 0,
-            _ => {
-                return Err(Fault::with(Rule::Device, || {
-                    format!("chain {} completed twice", token.id)
-                }));
-            }
+        self.complete_all(memory, &[(token, written)])
+    }
+
+    fn complete_all(&mut self, memory: &Snapshot, chains: &[(Token, u32)]) -> Result<(), Fault> {
+        for (token, written) in chains {
+            self.complete_one(memory, *token, *written)?;
         }
-        self.held -= 1;
-        if memory.dirty_log().is_some() {
-            self.log_buffers(memory, &parts, token.id, written);
-        }
-        match &mut self.order {
-            Some(order) => {
-                order.completed(token.id, written);
-                while let Some(group) = self.order.as_mut().and_then(|order| order.next_group(false)) {
-                    self.write_used(memory, &parts, group.id, group.chains, group.written);
-                }
-            }
-            None => self.write_used(memory, &parts, token.id, 1, written),
+        if let Some(tracking) = &mut self.tracking {
+            tracking.complete(chains);
         }
         Ok(())
     }
@@ -481,6 +464,37 @@ impl SplitRing {
         (1..).zip(&ages).take_while(|(age, held)| age == *held).count() as u16
     }
 
+    #[inline]
+    fn complete_one(&mut self, memory: &Snapshot, token: Token, written: u32) -> Result<(), Fault> {
+        let Some(parts) = self.parts(memory)? else {
+            return Err(Fault::with(Rule::Address, || {
+                "completion while the ring is not mapped".to_owned()
+            }));
+        };
+        match self.state.get_mut(usize::from(token.id)) {
+            Some(state) if *state & HELD != 0 => *state = 0,
+            _ => {
+                return Err(Fault::with(Rule::Device, || {
+                    format!("chain {} completed twice", token.id)
+                }));
+            }
+        }
+        self.held -= 1;
+        if memory.dirty_log().is_some() {
+            self.log_buffers(memory, &parts, token.id, written);
+        }
+        match &mut self.order {
+            Some(order) => {
+                order.completed(token.id, written);
+                while let Some(group) = self.order.as_mut().and_then(|order| order.next_group(false)) {
+                    self.write_used(memory, &parts, group.id, group.chains, group.written);
+                }
+            }
+            None => self.write_used(memory, &parts, token.id, 1, written),
+        }
+        Ok(())
+    }
+
     /// Moves `used.idx` over all completions; returns what it was, if there are any.
     #[inline]
     fn show(&mut self, memory: &Snapshot) -> Result<Option<(Parts, u16)>, Fault> {
@@ -494,13 +508,12 @@ impl SplitRing {
         if old == new {
             return Ok(None);
         }
-        #[cfg(test)]
-        if self
-            .tracking
-            .as_ref()
-            .is_some_and(|tracking| !tracking.lives_on())
-        {
-            return Ok(None);
+        if let Some(tracking) = &mut self.tracking {
+            tracking.publishing(new.wrapping_sub(old));
+            #[cfg(test)]
+            if !tracking.lives_on() {
+                return Ok(None);
+            }
         }
         wakeup::show_used(&parts, &self.barriers, new);
         if let Some(tracking) = &mut self.tracking {
@@ -521,9 +534,6 @@ impl SplitRing {
         // After the store: whoever copies a page because of its mark has to find it there.
         if let Some(log) = memory.dirty_log() {
             log.mark(parts.used_entry_guest(slot), layout::USED_ENTRY_SIZE);
-        }
-        if let Some(tracking) = &mut self.tracking {
-            tracking.used(id);
         }
         self.used = self.used.wrapping_add(chains);
     }

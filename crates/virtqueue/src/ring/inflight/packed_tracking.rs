@@ -22,8 +22,10 @@ pub(in crate::ring) struct PackedTracking {
     again: vec::IntoIter<Resubmit>,
     /// By buffer id: the entry of its list; grows to the greatest id that the driver uses.
     entries: Vec<u16>,
-    /// In order, one used descriptor may stand for several lists: buffer ids in the order of taking.
-    order: Option<VecDeque<u16>>,
+    /// Lists that the next used descriptors are for. In order these are the oldest, and one descriptor may
+    /// stand for several: lists in the order of taking.
+    done: VecDeque<Token>,
+    in_order: bool,
 }
 
 impl PackedTracking {
@@ -33,7 +35,8 @@ impl PackedTracking {
             tracker: None,
             again: Vec::new().into_iter(),
             entries: Vec::new(),
-            order: in_order.then(|| VecDeque::with_capacity(size as usize)),
+            done: VecDeque::with_capacity(size as usize),
+            in_order,
         }
     }
 
@@ -62,7 +65,7 @@ impl PackedTracking {
             .as_mut()
             .and_then(|tracker| tracker.taken(token.slots, descriptor));
         match entry {
-            Some(entry) => self.book(token.id, entry),
+            Some(entry) => self.book(token, entry),
             // The ring has no room for more than there are entries.
             None => return Err(Fault::new(Rule::Device, "in-flight memory: no room")),
         }
@@ -70,43 +73,36 @@ impl PackedTracking {
     }
 
     #[inline]
-    fn book(&mut self, id: u16, entry: u16) {
-        let index = usize::from(id);
+    fn book(&mut self, token: Token, entry: u16) {
+        let index = usize::from(token.id);
         if index >= self.entries.len() {
             self.entries.resize(index + 1, 0);
         }
         self.entries[index] = entry;
-        if let Some(order) = &mut self.order {
-            order.push_back(id);
+        if self.in_order {
+            self.done.push_back(token);
         }
     }
 
-    /// A used descriptor that names `id` was written.
-    #[inline]
-    pub(in crate::ring) fn used(&mut self, id: u16) {
+    /// Lists are complete, to be told of by the next used descriptors, or in order when it is their turn.
+    pub(in crate::ring) fn complete(&mut self, lists: &[(Token, u32)]) {
+        if !self.in_order {
+            self.done.extend(lists.iter().map(|(token, _)| *token));
+        }
+    }
+
+    /// Used descriptors are about to be shown that move the device by `moved`, to `used`.
+    pub(in crate::ring) fn publishing(&mut self, used: Position, moved: u32) {
         let Some(tracker) = &mut self.tracker else { return };
-        let mut complete = |id: u16| {
-            if let Some(entry) = self.entries.get(usize::from(id)) {
+        let mut left = moved;
+        while left > 0 {
+            let Some(token) = self.done.pop_front() else { break };
+            if let Some(entry) = self.entries.get(usize::from(token.id)) {
                 tracker.completed(*entry);
             }
-        };
-        let Some(order) = &mut self.order else {
-            return complete(id);
-        };
-        while let Some(older) = order.pop_front() {
-            complete(older);
-            if older == id {
-                break;
-            }
+            left = left.saturating_sub(token.slots.into());
         }
-    }
-
-    /// The used descriptors are about to be shown, up to `used`.
-    #[inline]
-    pub(in crate::ring) fn publishing(&mut self, used: Position) {
-        if let Some(tracker) = &mut self.tracker {
-            tracker.publishing(used);
-        }
+        tracker.publishing(used);
     }
 
     /// They were shown.
@@ -216,7 +212,7 @@ impl PackedRing {
                 return if taken > 0 { Ok(taken) } else { Err(fault) };
             }
             if let Some(chain) = batch.len().checked_sub(1).and_then(|last| batch.get(last)) {
-                tracking.book(chain.token.id, list.entry);
+                tracking.book(chain.token, list.entry);
             }
             taken += 1;
         }

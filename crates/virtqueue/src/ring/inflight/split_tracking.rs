@@ -2,7 +2,7 @@
 
 use super::split::SplitInflight;
 use super::{Area, InflightError};
-use crate::chain::Batch;
+use crate::chain::{Batch, Token};
 use crate::fault::Fault;
 use crate::memory::Snapshot;
 use crate::ring::{DeviceRing, SplitRing};
@@ -17,8 +17,10 @@ pub(in crate::ring) struct SplitTracking {
     tracker: Option<SplitInflight>,
     /// Heads to be taken again, oldest first.
     again: vec::IntoIter<u16>,
-    /// In order, one used entry may stand for several chains: heads in the order of taking.
-    order: Option<VecDeque<u16>>,
+    /// Heads that the next used entries are for. In order these are the oldest, and one entry may stand for
+    /// several: heads in the order of taking.
+    done: VecDeque<u16>,
+    in_order: bool,
 }
 
 impl SplitTracking {
@@ -27,7 +29,8 @@ impl SplitTracking {
             area,
             tracker: None,
             again: Vec::new().into_iter(),
-            order: in_order.then(|| VecDeque::with_capacity(size as usize)),
+            done: VecDeque::with_capacity(size as usize),
+            in_order,
         }
     }
 
@@ -45,24 +48,28 @@ impl SplitTracking {
         if let Some(tracker) = &mut self.tracker {
             tracker.taken(head);
         }
-        if let Some(order) = &mut self.order {
-            order.push_back(head);
+        self.taken_before(head);
+    }
+
+    #[inline]
+    fn taken_before(&mut self, head: u16) {
+        if self.in_order {
+            self.done.push_back(head);
         }
     }
 
-    /// A used entry that names `head` was written.
-    #[inline]
-    pub(in crate::ring) fn used(&mut self, head: u16) {
-        let Some(tracker) = &mut self.tracker else { return };
-        let Some(order) = &mut self.order else {
-            return tracker.completed(head);
-        };
-        while let Some(older) = order.pop_front() {
-            tracker.completed(older);
-            if older == head {
-                break;
-            }
+    /// Chains are complete, to be told of by the next used entries, or in order when it is their turn.
+    pub(in crate::ring) fn complete(&mut self, chains: &[(Token, u32)]) {
+        if !self.in_order {
+            self.done.extend(chains.iter().map(|(token, _)| token.id));
         }
+    }
+
+    /// The used index is about to move over the entries of so many `chains`.
+    pub(in crate::ring) fn publishing(&mut self, chains: u16) {
+        let Some(tracker) = &mut self.tracker else { return };
+        let chains = usize::from(chains).min(self.done.len());
+        self.done.drain(..chains).for_each(|head| tracker.completed(head));
     }
 
     /// The used index, now `used_idx`, covers all used entries.
@@ -137,9 +144,7 @@ impl SplitRing {
                 let fault = self.fault(fault);
                 return if taken > 0 { Ok(taken) } else { Err(fault) };
             }
-            if let Some(order) = &mut tracking.order {
-                order.push_back(head);
-            }
+            tracking.taken_before(head);
             taken += 1;
         }
         Ok(taken)
