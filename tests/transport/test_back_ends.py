@@ -16,6 +16,7 @@ from tests.transport.contract import BASIC, Ring, live
 from virtio.errors import RefusedError, TransportError
 from virtio.transport import open_driver_end
 from virtio.transport.interface import DriverEnd
+from virtio.transport.unix.listening import listening
 
 SECTOR = 512
 SECONDS = 10.0
@@ -32,11 +33,11 @@ def programs(name: str) -> list[Path | None]:
 
 @contextlib.contextmanager
 def running(arguments: Sequence[str | Path], socket: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a back end until the end of the block; it is ready when its socket is there."""
+    """Run a back end until the end of the block; it is ready when it listens."""
     with subprocess.Popen(arguments, stderr=subprocess.DEVNULL) as process:
         try:
             deadline = time.monotonic() + SECONDS
-            while not socket.exists():
+            while not listening(socket):
                 assert process.poll() is None, f"{arguments[0]} ended with {process.returncode}"
                 assert time.monotonic() < deadline
                 time.sleep(0.01)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from virtio.errors import ConfigurationError, TransportError
+from virtio.transport.unix.listening import listening
 
 PROGRAM = "qemu-storage-daemon"
 POLLING = 50
@@ -94,7 +95,7 @@ def running(
         )
         try:
             end = time.monotonic() + _PATIENCE
-            while not socket.exists():
+            while not listening(socket):
                 if process.poll() is not None or time.monotonic() > end:
                     log.seek(0)
                     text = log.read().decode(errors="replace").strip().splitlines()
