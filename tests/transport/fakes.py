@@ -166,6 +166,7 @@ class FakeDevice:
         self.config_size = len(self.config)
         self.config_generation = 0
         self.queues = tuple(FakeQueue(index) for index in range(queues))
+        self.admin_queues = range(0)
         self.events: TransportEvents | None = None
         self.attached = False
         self.closed = False

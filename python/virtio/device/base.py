@@ -19,9 +19,10 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any, Protocol
 
-from virtio._native import Batch, Chain, Handler, Memory
+from virtio._native import Batch, CallHandler, Chain, Handler, Memory
 from virtio.device import features as feature_sets
 from virtio.device import handlers
+from virtio.device.admin import Administrator
 from virtio.device.config import ConfigSpace
 from virtio.device.status import State, StatusMachine
 from virtio.errors import ConfigurationError, Error, FeatureNegotiationError, ProtocolError
@@ -67,14 +68,16 @@ class Device:
         config: Mapping[str, Any] | None = None,
         queue_size: int = MAX_SIZE,
         workers: int = 1,
+        administration: Administrator | None = None,
     ) -> None:
         """Set up the device.
 
         ``features`` replaces the class attribute. ``mask`` takes features away, by bits or by names
         (``"EVENT_IDX,MQ"``), and with them those that need them. ``config`` gives values to configuration
         fields. With several ``workers`` as many threads call the handler of a queue at once, each with
-        other chains. Raises :exc:`~virtio.ConfigurationError` if the features cannot be offered together or
-        a queue has no handler.
+        other chains. ``administration`` carries out administration commands, for which the device offers
+        VIRTIO_F_ADMIN_VQ. Raises :exc:`~virtio.ConfigurationError` if the features cannot be offered together
+        or a queue has no handler.
         """
         self.type = _device_type(self)
         self.name = name or type(self).__name__
@@ -91,14 +94,22 @@ class Device:
             self.features = features
         if isinstance(mask, str):
             mask = feature_sets.parse(self.type, mask)
+        self.administration = administration
         offered = feature_sets.DEFAULT | self.features
+        if administration is not None:
+            offered |= core.F.ADMIN_VQ
+        elif offered & core.F.ADMIN_VQ:
+            raise ConfigurationError("ADMIN_VQ is offered by giving the device its administration")
         feature_sets.check_offer(self.type, offered)
         self.offered_features = feature_sets.without(self.type, offered, mask & ~core.F.VERSION_1)
         slots = self.type.slots(self.offered_features, _integers(self.config))
         self._methods = {slot.index: slot.queue.method for slot in slots}
-        self.queues: Sequence[DeviceQueue] = tuple(
-            DeviceQueue(slot.index, slot.name, queue_size, workers) for slot in slots
-        )
+        queues = [DeviceQueue(slot.index, slot.name, queue_size, workers) for slot in slots]
+        self.admin_queues = range(len(queues), len(queues) + bool(self.offered_features & core.F.ADMIN_VQ))
+        """Which of the queues are administration virtqueues (2.13): the last ones."""
+        # One worker: commands on a queue are processed in their order.
+        queues += (DeviceQueue(index, "adminq", queue_size, 1) for index in self.admin_queues)
+        self.queues: Sequence[DeviceQueue] = tuple(queues)
         handlers.check_names(self)
         if type(self).handler is Device.handler:
             for method in sorted(set(self._methods.values())):
@@ -185,7 +196,8 @@ class Device:
             )
         self._restart()
         for queue in self.queues:
-            queue.attach(memory, self.handler(queue.index), self._fault, f"{self.name}:{queue.name}")
+            handler = self._handler_of_queue(queue.index)
+            queue.attach(memory, handler, self._fault, f"{self.name}:{queue.name}")
         self._memory, self._events = memory, events
 
     def detach(self) -> None:
@@ -260,6 +272,11 @@ class Device:
         """Give up on this driver: set DEVICE_NEEDS_RESET and tell it. From any thread."""
         self._fault(ProtocolError(reason, clause))
 
+    def _handler_of_queue(self, index: int) -> Handler:
+        if self.administration is not None and index in self.admin_queues:
+            return CallHandler(self.administration.serve)
+        return self.handler(index)
+
     def _enter(self, state: State) -> None:
         previous = self._machine.state
         if state is State.NEGOTIATED:
@@ -290,6 +307,8 @@ class Device:
         self._refused = None
         self._notify_later = False
         self.negotiated_features = 0
+        if self.administration is not None:
+            self.administration.reset()
 
     def _fault(self, fault: ProtocolError) -> None:
         """A queue found that the driver broke the standard. Its worker has stopped; the others go on."""

@@ -27,6 +27,7 @@ IMPLEMENTED = (
     | core.F.ORDER_PLATFORM
     | core.F.RING_RESET
     | core.F.SUSPEND
+    | core.F.ADMIN_VQ
 )
 """The device-independent features that our device end has."""
 

@@ -180,6 +180,10 @@ class DeviceEnd(Protocol):
     def queues(self) -> Sequence[QueueEnd]:
         """Its queues."""
 
+    @property
+    def admin_queues(self) -> range:
+        """Which of them, the last ones, are administration virtqueues. Few transports carry those."""
+
     def attach(self, memory: Any, events: TransportEvents) -> None:
         """Begin with a new driver."""
 

@@ -155,7 +155,7 @@ class MemDriverEnd:
     @property
     def max_queues(self) -> int:
         """How many queues the device has."""
-        return len(self._device.queues)
+        return len(self._device.queues) - len(self._device.admin_queues)
 
     def max_queue_size(self, index: int) -> int:
         """Most entries of a queue; 0: there is no such queue."""

@@ -80,7 +80,10 @@ class DeviceRegisters:
     def _forget(self) -> None:
         self._accepted = [0] * FEATURE_WORDS
         self._beyond = False
-        self.queues = [QueueSetup() for _ in self.device.queues]
+        count = len(self.device.queues)
+        if not self._carried & F.ADMIN_VQ:
+            count -= len(self.device.admin_queues)
+        self.queues = [QueueSetup() for _ in range(count)]
 
     def attach(self, memory: GuestMemory, events: TransportEvents) -> None:
         """A driver's side arrives."""

@@ -101,7 +101,8 @@ class BackEnd:
         self._status = 0
         self._log = DirtyLog(memory, timeout)
         device.attach(memory, events)
-        self.vrings = tuple(Vring(queue, index, memory) for index, queue in enumerate(device.queues))
+        carried = device.queues[: len(device.queues) - len(device.admin_queues)]
+        self.vrings = tuple(Vring(queue, index, memory) for index, queue in enumerate(carried))
 
     def has(self, feature: ProtocolFeature) -> bool:
         """Tell whether a protocol feature is negotiated."""
