@@ -477,6 +477,15 @@ class Queue:
         do. Operations under way on guest memory are waited for until the time is up. Returns how many
         chains were taken and are not answered.
         """
+    def complete_together(self, chains: Sequence[Chain], written: Sequence[int | None] | None = None) -> None:
+        """Complete chains of this queue so that the driver finds all of them used at once, or none.
+
+        The network device's mergeable receive buffers need it (5.1.9.4.1): a packet's first buffer must not
+        be seen before the last. ``written`` are the lengths; None, for all or for one: those of
+        :attr:`Chain.written`. They are used in the order given, or, under VIRTIO_F_IN_ORDER, in that in which
+        they were made available; there they also wait for older chains between them. The rules are those
+        of :meth:`Chain.complete`; if one is broken for any of the chains, none is completed.
+        """
     def set_polling(self, mode: Literal["busy", "adaptive", "off"] | int, *, microseconds: int = 50) -> None:
         """Choose how the worker finds work, at any time.
 

@@ -23,6 +23,11 @@ impl Chain {
         Self { taken, index }
     }
 
+    /// The batch that it is in, and where.
+    pub(crate) fn place(&self) -> (&Arc<Taken>, usize) {
+        (&self.taken, self.index)
+    }
+
     fn buffers(&self, writable: bool) -> Buffers {
         Buffers {
             taken: self.taken.clone(),

@@ -12,7 +12,7 @@ pub(crate) struct Stopped;
 
 #[derive(Debug, Default)]
 struct State {
-    ready: Vec<(Token, u32)>,
+    ready: Completions,
     /// How many of `ready` were counted as held.
     ready_held: usize,
     /// Chains held for work that is under way.
@@ -78,8 +78,26 @@ impl Ledger {
         if state.closed || idle && state.released {
             return Err(Stopped);
         }
-        state.ready.push((token, written));
+        state.ready.push(token, written);
         state.ready_held += usize::from(held);
+        self.wake(&mut state);
+        Ok(())
+    }
+
+    /// Completes several for the driver to find used at once; `held` of them are counted by [`Self::hold`], `idle`
+    /// says whether any waits.
+    pub(crate) fn complete_together(
+        &self,
+        chains: &[(Token, u32)],
+        held: usize,
+        idle: bool,
+    ) -> Result<(), Stopped> {
+        let mut state = self.lock();
+        if state.closed || idle && state.released {
+            return Err(Stopped);
+        }
+        state.ready.push_together(chains);
+        state.ready_held += held;
         self.wake(&mut state);
         Ok(())
     }
@@ -119,9 +137,8 @@ impl Ledger {
         }
         state.held -= state.ready_held.min(state.held);
         state.ready_held = 0;
-        for (token, written) in state.ready.drain(..) {
-            done.push(token, written);
-        }
+        done.append(&state.ready);
+        state.ready.clear();
     }
 
     /// Chains whose completion a stopping queue waits for. Those completed and not drained count.

@@ -1,11 +1,13 @@
 //! `Queue`: the device's end of one virtqueue, with a worker thread while it runs.
 
 use crate::block::BlockHandler;
+use crate::chain::Chain;
 use crate::counters::Counters;
 use crate::errors::{ProtocolError, configuration, transport};
 use crate::handler::{BatchHandler, CallHandler, Form, Handler, Null, NullHandler, PyHandler};
 use crate::ledger::Ledger;
 use crate::memory::{Memory, borrow, seconds, space};
+use crate::taken::Taken;
 use crate::{inside, live, log};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -296,6 +298,28 @@ impl Queue {
         self.base.store(0, Ordering::Relaxed);
         self.renewed.store(true, Ordering::Relaxed);
         Ok(returned)
+    }
+
+    #[pyo3(signature = (chains, written=None))]
+    fn complete_together(
+        &self,
+        chains: Vec<PyRef<'_, Chain>>,
+        written: Option<Vec<Option<u64>>>,
+    ) -> PyResult<()> {
+        let written = written.unwrap_or_else(|| vec![None; chains.len()]);
+        if written.len() != chains.len() {
+            let (lengths, chains) = (written.len(), chains.len());
+            return Err(configuration(format!("{lengths} lengths for {chains} chains")));
+        }
+        let chains: Vec<_> = chains
+            .iter()
+            .zip(written)
+            .map(|(chain, written)| {
+                let (taken, index) = chain.place();
+                (taken, index, written)
+            })
+            .collect();
+        Taken::complete_together(self.id, &chains)
     }
 
     fn __repr__(&self) -> String {

@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
-use virtqueue::chain::{Batch, Chain, Segment};
+use virtqueue::chain::{Batch, Chain, Segment, Token};
 
 const HANDLING: u8 = 0;
 const HELD: u8 = 1;
@@ -164,8 +164,8 @@ impl Taken {
         Ok(())
     }
 
-    /// Completes the chain on behalf of Python.
-    pub(crate) fn complete(&self, index: usize, written: Option<u64>) -> PyResult<()> {
+    /// What to complete the chain with: by default as much as was written into it.
+    fn answer(&self, index: usize, written: Option<u64>) -> PyResult<(Token, u32)> {
         let chain = self.chain(index)?;
         let written = written.unwrap_or_else(|| self.written(index));
         if written > chain.writable_len {
@@ -174,6 +174,12 @@ impl Taken {
                 "{written} bytes cannot have been written into {room}"
             )));
         }
+        Ok((chain.token, clamp(written)))
+    }
+
+    /// Completes the chain on behalf of Python.
+    pub(crate) fn complete(&self, index: usize, written: Option<u64>) -> PyResult<()> {
+        let (token, written) = self.answer(index, written)?;
         let phase = &self.states[index].phase;
         if self.ledger.taken_back(phase.load(Ordering::Acquire) == IDLE) {
             return Err(configuration(STOPPED));
@@ -183,7 +189,67 @@ impl Taken {
             return Err(configuration(COMPLETED));
         }
         self.ledger
-            .complete(chain.token, clamp(written), old == HELD, old == IDLE)
+            .complete(token, written, old == HELD, old == IDLE)
+            .map_err(|_| configuration(STOPPED))
+    }
+
+    /// Completes chains of the queue numbered `queue`, in this order, so that the driver finds all of them used at once;
+    /// each comes with where it is and what was written. All or none.
+    pub(crate) fn complete_together(
+        queue: usize,
+        chains: &[(&Arc<Self>, usize, Option<u64>)],
+    ) -> PyResult<()> {
+        let Some((first, ..)) = chains.first() else {
+            return Ok(());
+        };
+        let ledger = &first.ledger;
+        if chains.iter().any(|(taken, ..)| taken.ledger.id != queue) {
+            return Err(configuration("a chain is not one of this queue"));
+        }
+        if chains
+            .iter()
+            .any(|(taken, ..)| !Arc::ptr_eq(&taken.ledger, ledger))
+        {
+            return Err(configuration(
+                "chains of two runs, or of two workers, of the queue",
+            ));
+        }
+        let mut places: Vec<_> = chains
+            .iter()
+            .map(|(taken, index, _)| (Arc::as_ptr(taken), *index))
+            .collect();
+        places.sort_unstable();
+        if places.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err(configuration("a chain was given twice"));
+        }
+        let phase_of = |taken: &'_ Self, index: usize| taken.states[index].phase.load(Ordering::Acquire);
+        let mut answers = Vec::with_capacity(chains.len());
+        for (taken, index, written) in chains {
+            answers.push(taken.answer(*index, *written)?);
+            match phase_of(taken, *index) {
+                DONE => return Err(configuration(COMPLETED)),
+                phase if ledger.taken_back(phase == IDLE) => return Err(configuration(STOPPED)),
+                _ => {}
+            }
+        }
+        let mut before = Vec::with_capacity(chains.len());
+        for (taken, index, _) in chains {
+            let old = taken.states[*index].phase.swap(DONE, Ordering::AcqRel);
+            if old == DONE {
+                // Someone else was faster with this one. The others are held, for nobody may have seen the handler
+                // return while they seemed to be done.
+                for ((taken, index, _), old) in chains.iter().zip(&before) {
+                    let next = if *old == IDLE { IDLE } else { HELD };
+                    ledger.hold(isize::from(*old == HANDLING));
+                    taken.states[*index].phase.store(next, Ordering::Release);
+                }
+                return Err(configuration(COMPLETED));
+            }
+            before.push(old);
+        }
+        let held = before.iter().filter(|old| **old == HELD).count();
+        ledger
+            .complete_together(&answers, held, before.contains(&IDLE))
             .map_err(|_| configuration(STOPPED))
     }
 
@@ -226,7 +292,7 @@ impl Taken {
 
 /// How a chain ends when its handler returns.
 pub(crate) struct Settled {
-    pub(crate) token: virtqueue::chain::Token,
+    pub(crate) token: Token,
     pub(crate) written: u32,
     /// The handler claimed to have written more than there is room for.
     pub(crate) excess: bool,

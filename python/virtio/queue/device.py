@@ -5,10 +5,10 @@ A transport configures, starts and stops queues; the device decides whether they
 last.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from virtio._native import Counters, Handler, Memory, Queue
+from virtio._native import Chain, Counters, Handler, Memory, Queue
 from virtio.errors import ConfigurationError, ProtocolError
 from virtio.spec.core import F
 
@@ -170,6 +170,13 @@ class DeviceQueue:
         return self._counters
 
     # --- the device's side
+
+    def complete_together(self, chains: Sequence[Chain], written: Sequence[int | None] | None = None) -> None:
+        """Complete chains so that the driver finds all of them used at once, or none.
+
+        As :meth:`Queue.complete_together <virtio._native.Queue.complete_together>`.
+        """
+        self._attached().complete_together(chains, written)
 
     def attach(
         self, memory: Memory, handler: Handler, on_fault: Callable[[ProtocolError], object], name: str

@@ -123,6 +123,9 @@ pub trait DeviceRing: Send {
             .iter()
             .try_for_each(|(token, written)| self.complete(memory, *token, *written))
     }
+    /// The same for several of which the driver is to find all or none used after any `publish`: in order, they
+    /// wait until none of them has to wait for an older one.
+    fn complete_together(&mut self, memory: &Snapshot, chains: &[(Token, u32)]) -> Result<(), Fault>;
     /// Makes all recorded completions visible; true if the driver wants a notification.
     fn publish(&mut self, memory: &Snapshot) -> Result<bool, Fault>;
     /// The same for a driver that only polls, so that there is no way to notify it: what it wants is
@@ -213,6 +216,9 @@ impl DeviceRing for Ring {
     }
     fn complete_all(&mut self, memory: &Snapshot, chains: &[(Token, u32)]) -> Result<(), Fault> {
         each_layout!(self, ring => ring.complete_all(memory, chains))
+    }
+    fn complete_together(&mut self, memory: &Snapshot, chains: &[(Token, u32)]) -> Result<(), Fault> {
+        each_layout!(self, ring => ring.complete_together(memory, chains))
     }
     fn publish(&mut self, memory: &Snapshot) -> Result<bool, Fault> {
         each_layout!(self, ring => ring.publish(memory))

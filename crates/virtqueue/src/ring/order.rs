@@ -26,6 +26,8 @@ struct Entry {
     written: u32,
     id: u16,
     slots: u16,
+    /// The driver may hear of this chain only once this many younger ones are complete, too.
+    tied: u16,
     complete: bool,
 }
 
@@ -67,6 +69,7 @@ impl Order {
             written: 0,
             id: token.id,
             slots: token.slots,
+            tied: 0,
             complete: false,
         };
         self.next = self.next.wrapping_add(1);
@@ -106,6 +109,43 @@ impl Order {
         }
     }
 
+    /// The driver is to hear of all these chains, which are out, at once.
+    pub(super) fn tie(&mut self, chains: &[(Token, u32)]) {
+        let mut missing = chains.len();
+        let (mut first, mut last) = (None, self.oldest);
+        let mut number = self.oldest;
+        while number != self.next && missing > 0 {
+            let entry = &self.entries[self.at(number)];
+            if !entry.complete && chains.iter().any(|(token, _)| token.id == entry.id) {
+                first.get_or_insert(number);
+                last = number;
+                missing -= 1;
+            }
+            number = number.wrapping_add(1);
+        }
+        if let Some(first) = first {
+            let at = self.at(first);
+            // At most the queue size, 32768. The others are behind this one.
+            self.entries[at].tied = last.wrapping_sub(first) as u16;
+        }
+    }
+
+    /// Whether the oldest chain, tied to younger ones, has to wait for one of them.
+    #[cold]
+    fn tied_up(&self) -> bool {
+        let (mut ahead, mut step) = (0, 0);
+        while step <= ahead {
+            let entry = &self.entries[self.at(self.oldest.wrapping_add(step))];
+            if !entry.complete {
+                return true;
+            }
+            // Those in between may be tied to still younger ones.
+            ahead = ahead.max(step + u32::from(entry.tied));
+            step += 1;
+        }
+        false
+    }
+
     /// Chains that no used entry has been written for.
     pub(super) fn len(&self) -> usize {
         self.next.wrapping_sub(self.oldest) as usize + usize::from(self.group.chains)
@@ -124,9 +164,10 @@ impl Order {
                 written,
                 id,
                 slots,
+                tied,
                 complete,
             } = self.entries[self.at(self.oldest)];
-            if !complete {
+            if !complete || tied != 0 && self.tied_up() {
                 break;
             }
             self.oldest = self.oldest.wrapping_add(1);

@@ -369,6 +369,14 @@ impl DeviceRing for SplitRing {
         Ok(())
     }
 
+    fn complete_together(&mut self, memory: &Snapshot, chains: &[(Token, u32)]) -> Result<(), Fault> {
+        if let Some(order) = &mut self.order {
+            order.tie(chains);
+        }
+        // One `publish` shows all that was recorded before it at once.
+        self.complete_all(memory, chains)
+    }
+
     fn publish(&mut self, memory: &Snapshot) -> Result<bool, Fault> {
         let Some((parts, old)) = self.show(memory)? else {
             return Ok(false);

@@ -231,7 +231,7 @@ impl Engine {
             // They wait for the ring to be mapped again.
             return Ok(false);
         }
-        self.ring.complete_all(memory, self.done.as_slice())?;
+        self.done.record(&mut self.ring, memory)?;
         let written = self
             .done
             .as_slice()

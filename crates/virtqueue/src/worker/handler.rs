@@ -3,6 +3,8 @@
 use crate::chain::{Batch, Token};
 use crate::fault::Fault;
 use crate::memory::Snapshot;
+use crate::ring::DeviceRing;
+use std::ops::Range;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
@@ -10,6 +12,8 @@ use std::sync::Arc;
 #[derive(Debug, Default)]
 pub struct Completions {
     list: Vec<(Token, u32)>,
+    /// Parts of `list` that were pushed together, in order.
+    together: Vec<Range<usize>>,
 }
 
 impl Completions {
@@ -17,6 +21,36 @@ impl Completions {
     #[inline]
     pub fn push(&mut self, token: Token, written: u32) {
         self.list.push((token, written));
+    }
+
+    /// Completes several chains that answer one thing, such as the buffers that a packet was merged from: the driver
+    /// finds all of them used, or none (5.1.9.4.1), even if an older chain keeps some of them waiting in order.
+    pub fn push_together(&mut self, chains: &[(Token, u32)]) {
+        let first = self.list.len();
+        self.list.extend_from_slice(chains);
+        if chains.len() > 1 {
+            self.together.push(first..self.list.len());
+        }
+    }
+
+    /// Appends what another list has.
+    pub fn append(&mut self, other: &Self) {
+        let offset = self.list.len();
+        self.list.extend_from_slice(&other.list);
+        let moved = |range: &Range<usize>| range.start + offset..range.end + offset;
+        self.together.extend(other.together.iter().map(moved));
+    }
+
+    /// Records all of it in the ring that the chains came from; the driver sees it after a `publish`.
+    #[inline]
+    pub fn record(&self, ring: &mut impl DeviceRing, memory: &Snapshot) -> Result<(), Fault> {
+        let mut next = 0;
+        for range in &self.together {
+            ring.complete_all(memory, &self.list[next..range.start])?;
+            ring.complete_together(memory, &self.list[range.clone()])?;
+            next = range.end;
+        }
+        ring.complete_all(memory, &self.list[next..])
     }
 
     /// What has been pushed, in order.
@@ -32,6 +66,7 @@ impl Completions {
     /// Forgets everything and keeps the space.
     pub fn clear(&mut self) {
         self.list.clear();
+        self.together.clear();
     }
 }
 

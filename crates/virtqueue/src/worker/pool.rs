@@ -6,7 +6,7 @@
 //! (VIRTIO_F_IN_ORDER), the ring keeps it: chains then wait for older ones.
 
 use super::{Completions, Handler, lock};
-use crate::chain::{Batch, Token};
+use crate::chain::Batch;
 use crate::fault::Fault;
 use crate::memory::Snapshot;
 use crate::notify::EventFd;
@@ -28,7 +28,7 @@ struct Jobs {
 
 #[derive(Default)]
 struct Done {
-    list: Vec<(Token, u32)>,
+    list: Completions,
     /// `Shared::event` is readable.
     told: bool,
 }
@@ -55,9 +55,9 @@ struct Shared {
 
 impl Shared {
     /// Wakes the worker, with more that is complete.
-    fn tell(&self, more: &[(Token, u32)]) {
+    fn tell(&self, more: &Completions) {
         let mut done = lock(&self.done);
-        done.list.extend_from_slice(more);
+        done.list.append(more);
         if !std::mem::replace(&mut done.told, true) {
             self.event.signal();
         }
@@ -128,8 +128,8 @@ impl Handler for Pool {
         if std::mem::take(&mut ready.told) {
             self.shared.event.clear();
         }
-        let list = ready.list.drain(..);
-        list.for_each(|(token, written)| done.push(token, written));
+        done.append(&ready.list);
+        ready.list.clear();
         drop(ready);
         lock(&self.shared.fault).take().map_or(Ok(()), Err)
     }
@@ -196,7 +196,7 @@ impl Member {
         while !self.shared.ended.load(Ordering::SeqCst) {
             if let Err(fault) = self.turn() {
                 *lock(&self.shared.fault) = Some(fault);
-                self.shared.tell(&[]);
+                self.shared.tell(&Completions::default());
             }
         }
         let Self { handler, .. } = self;
@@ -240,7 +240,7 @@ impl Member {
         job.detach();
         lock(&self.shared.jobs).spare.push(job);
         self.shared.under_way.fetch_sub(1, Ordering::SeqCst);
-        self.shared.tell(&[]);
+        self.shared.tell(&Completions::default());
         result
     }
 
@@ -248,7 +248,7 @@ impl Member {
     fn pass_on(&mut self) -> bool {
         let any = !self.done.is_empty();
         if any {
-            self.shared.tell(self.done.as_slice());
+            self.shared.tell(&self.done);
             self.done.clear();
         }
         let busy = self.handler.busy();
@@ -256,7 +256,7 @@ impl Member {
         self.shared.busy.fetch_sub(self.busy, Ordering::SeqCst);
         if busy < self.busy {
             // The worker may be waiting for just that.
-            self.shared.tell(&[]);
+            self.shared.tell(&Completions::default());
         }
         self.busy = busy;
         any

@@ -9,6 +9,7 @@ mod packed;
 mod properties;
 mod published;
 mod raw_packed;
+mod together;
 mod wakeups;
 
 use super::*;
