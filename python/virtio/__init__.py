@@ -13,6 +13,7 @@ from virtio.errors import (
     IOCompleted,
     IOFailed,
     ProtocolError,
+    StateError,
     TransportError,
     UnsupportedRequest,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "IOFailed",
     "Memory",
     "ProtocolError",
+    "StateError",
     "TransportError",
     "UnsupportedRequest",
     "connect",

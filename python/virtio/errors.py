@@ -10,6 +10,7 @@
     ├── DeviceError          the device said no; carries its status
     │   ├── IOFailed             … because reading or writing failed
     │   └── UnsupportedRequest   … because it does not know the request
+    ├── StateError           a saved state that cannot be loaded
     └── ConfigurationError   the caller asked for something that cannot be
 
 Beside the tree stands :class:`IOCompleted`: not an error but an outcome, see there.
@@ -92,6 +93,10 @@ class IOCompleted(Exception):  # noqa: N818
     Raising it, returning it and returning ``None`` all mean success. It is no :class:`Error`: an
     ``except virtio.Error`` must not swallow a success.
     """
+
+
+class StateError(Error):
+    """The state of a device that was saved elsewhere is damaged, or not for this device."""
 
 
 class ConfigurationError(Error):

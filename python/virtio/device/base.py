@@ -24,8 +24,9 @@ from virtio.device import features as feature_sets
 from virtio.device import handlers
 from virtio.device.admin import Administrator
 from virtio.device.config import ConfigSpace
+from virtio.device.state import SavedState, unpack
 from virtio.device.status import State, StatusMachine
-from virtio.errors import ConfigurationError, Error, FeatureNegotiationError, ProtocolError
+from virtio.errors import ConfigurationError, Error, FeatureNegotiationError, ProtocolError, StateError
 from virtio.queue.device import MAX_SIZE, DeviceQueue
 from virtio.spec import core
 from virtio.spec.core import STATUS
@@ -52,12 +53,15 @@ class Device:
 
     Class attributes that authors set: ``spec``, a module of :mod:`virtio.spec` or its ``DEVICE``;
     ``features``, the device-type features to offer. Hooks that they may override: :meth:`negotiated`,
-    :meth:`config_written`, :meth:`driver_reset`, :meth:`request_failed`, :meth:`handler`, :meth:`close`.
+    :meth:`config_written`, :meth:`driver_reset`, :meth:`request_failed`, :meth:`handler`, :meth:`close`, and
+    for devices that have something to remember :meth:`saved`, :meth:`check_saved` and :meth:`restored`.
     """
 
     spec: ModuleType | DeviceType
     features: int = 0
     """Feature bits of the device type that are offered; ``offered_features`` has those for the queues too."""
+    movable: frozenset[str] = frozenset()
+    """Configuration fields that drivers expect to change: where they differ, a state can be loaded still."""
 
     def __init__(
         self,
@@ -87,6 +91,7 @@ class Device:
         self._events: TransportEvents | None = None
         self._notify_later = False
         self._refused: FeatureNegotiationError | None = None
+        self._loaded: SavedState | None = None
         self.negotiated_features = 0
         self.config = ConfigSpace(self.type.config, self._config_changed)
         self.config.update(config)
@@ -158,6 +163,21 @@ class Device:
 
         By default nothing is written: the driver gets its buffer back empty.
         """
+
+    def saved(self) -> bytes:
+        """Return what the device has to remember when it moves, beside its configuration."""
+        return b""
+
+    def check_saved(self, own: bytes, config: Mapping[str, Any]) -> None:
+        """Raise :exc:`~virtio.StateError` if what :meth:`saved` returned elsewhere cannot be taken.
+
+        ``config``: the fields of :attr:`movable` that have other values there than here.
+        """
+        if own:
+            raise StateError(f"a {self.type.name} device has nothing to remember, but {len(own)} bytes came")
+
+    def restored(self, own: bytes) -> None:
+        """Take what :meth:`saved` returned elsewhere; fields that the driver wrote are set already."""
 
     # --- state
 
@@ -277,11 +297,89 @@ class Device:
             return CallHandler(self.administration.serve)
         return self.handler(index)
 
+    # --- the transport's side: moving to another process
+
+    def save_state(self) -> bytes:
+        """Return what another device of the same kind needs to go on in the place of this one.
+
+        All queues stand still meanwhile. Where each ring goes on is not in it: the transport knows.
+        """
+        self._check_still()
+        return SavedState(
+            self.device_id,
+            self.status,
+            self.config_generation,
+            self.negotiated_features,
+            self.config.image(),
+            self.saved(),
+        ).pack()
+
+    def load_state(self, data: bytes) -> None:
+        """Go on in the place of the device that returned ``data`` from :meth:`save_state`.
+
+        What comes is not trusted: :exc:`~virtio.StateError` if it cannot be, and nothing has changed then.
+        Before FEATURES_OK it is checked and kept, and taken with the features that it was saved with; a
+        reset forgets it. After it, it is taken at once.
+        """
+        self._check_still()
+        state = unpack(data)
+        self._check_state(state)
+        if not state.status & STATUS.FEATURES_OK:
+            self._loaded = None  # saved without a driver: there is nothing to take over
+        elif self._machine.state in (State.NEGOTIATED, State.RUNNING, State.SUSPENDED):
+            if state.features != self.negotiated_features:
+                raise StateError("the device state belongs to a driver with other features")
+            self._restore(state)
+        else:
+            self._loaded = state
+
+    def _check_still(self) -> None:
+        if any(queue.running for queue in self.queues):
+            raise ConfigurationError(f"{self.name}: the state of a device whose queues run")
+
+    def _check_state(self, state: SavedState) -> None:
+        if state.device_id != self.device_id:
+            raise StateError(
+                f"the state of a device of type {state.device_id}, and this is one of {self.device_id}"
+            )
+        if missing := state.features & ~self.offered_features:
+            raise StateError(f"its driver uses {feature_sets.names(self.type, missing)}, not offered here")
+        if len(state.config) != self.config.size:
+            raise StateError(
+                f"{len(state.config)} bytes of configuration, and here there are {self.config.size}"
+            )
+        different = self._differences(state)
+        fixed = [name for name in different if name not in self.movable and not self.config.writable(name)]
+        if fixed:
+            raise StateError(f"its driver knows other values of {', '.join(fixed)} than there are here")
+        self.check_saved(state.own, {name: different[name] for name in different if name in self.movable})
+
+    def _differences(self, state: SavedState) -> dict[str, Any]:
+        def exists(field: Field) -> bool:
+            return self.type.has(state.features, field.when)
+
+        return self.config.differences(state.config, exists=exists)
+
+    def _restore(self, state: SavedState) -> None:
+        different = self._differences(state)
+        for name, value in different.items():
+            if self.config.writable(name):
+                self.config.store(name, value)
+        self._notify_later = any(not self.config.writable(name) for name in different)
+        self.config.continue_from(state.generation + self._notify_later)
+        self.restored(state.own)
+        with self._lock:
+            self._machine.needs_reset = bool(state.status & STATUS.DEVICE_NEEDS_RESET)
+
     def _enter(self, state: State) -> None:
-        previous = self._machine.state
         if state is State.NEGOTIATED:
             self._check_features()
+            if self._loaded is not None and self._loaded.features != self.negotiated_features:
+                raise FeatureNegotiationError("other features than the state was saved with", "3.1.1")
             self.negotiated(self.negotiated_features)
+            loaded, self._loaded = self._loaded, None
+            if loaded is not None:
+                self._restore(loaded)
         elif state is State.SUSPENDED:
             # Presented to the driver only when no buffer is under way any more (3.4.2).
             for queue in self.queues:
@@ -291,7 +389,7 @@ class Device:
         if state is State.RUNNING:
             for queue in self.queues:
                 queue.go_live(self.negotiated_features)
-            if previous is State.SUSPENDED and self._notify_later:
+            if self._notify_later:
                 self._notify_later = False
                 self._config_changed()
 
@@ -305,6 +403,7 @@ class Device:
         with self._lock:
             self._machine.reset()
         self._refused = None
+        self._loaded = None
         self._notify_later = False
         self.negotiated_features = 0
         if self.administration is not None:

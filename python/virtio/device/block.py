@@ -14,14 +14,14 @@ or raise; see there why the line above is right.
 import logging
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from virtio._native import BlockHandler, BlockRequest, BlockTarget, Handler
 from virtio.device.base import Device
 from virtio.device.block_backend import Store, adapt, zeros
-from virtio.errors import ConfigurationError, IOCompleted, IOFailed, UnsupportedRequest
+from virtio.errors import ConfigurationError, IOCompleted, IOFailed, StateError, UnsupportedRequest
 from virtio.spec import block
 from virtio.spec.block import ID_LENGTH, SECTOR_SIZE, F
 from virtio.spec.model import Field
@@ -43,6 +43,7 @@ class BlockDevice(Device):
     """A disk. Sizes are in bytes, sectors of 512 bytes as in the standard."""
 
     spec = block
+    movable = frozenset({"capacity"})
 
     def __init__(
         self,
@@ -271,6 +272,19 @@ class BlockDevice(Device):
     def driver_reset(self) -> None:
         """Return to the cache mode that the device was made with."""
         self._set_writeback(self._writeback)
+
+    def check_saved(self, own: bytes, config: Mapping[str, Any]) -> None:
+        """Take the place of a disk that was smaller, but not of one that was larger."""
+        super().check_saved(own, config)
+        if config.get("capacity", 0) > self.config.capacity:
+            raise StateError(
+                f"its driver knows a disk of {config['capacity']} sectors; here are {self.config.capacity}"
+            )
+
+    def restored(self, own: bytes) -> None:
+        """The driver may have chosen the cache mode."""
+        if self.negotiated_features & F.CONFIG_WCE:
+            self._set_writeback(bool(self.config.writeback))
 
     def _set_writeback(self, writeback: bool) -> None:
         self.target.writeback = writeback

@@ -144,6 +144,31 @@ class ConfigSpace:
         packed = field.type.pack(value)
         self._data[offset : offset + len(packed)] = packed
 
+    # --- moving to another process
+
+    def image(self) -> bytes:
+        """Return all of it, as the driver reads it."""
+        return bytes(self._data)
+
+    def differences(self, image: bytes, *, exists: Callable[[Field], bool]) -> dict[str, Any]:
+        """Return the fields, with their values there, that have other values in another's image."""
+        found = {}
+        for name, (start, field) in self._fields.items():
+            if isinstance(field.type, Struct) or not exists(field):
+                continue
+            end = start + (field.type.size or 0)
+            if image[start:end] != self._data[start:end]:
+                found[name] = field.type.take(memoryview(image)[start:], {})[0]
+        return found
+
+    def writable(self, name: str) -> bool:
+        """Whether the standard lets the driver write a field."""
+        return "W" in self._locate(name)[1].access
+
+    def continue_from(self, generation: int) -> None:
+        """Count on from another's generation."""
+        object.__setattr__(self, "_generation", generation & 0xFFFF_FFFF)
+
     def _locate(self, name: str) -> tuple[int, Field]:
         found = self._fields.get(name)
         if found is None:

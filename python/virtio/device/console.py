@@ -8,13 +8,14 @@ Behind it stands a line (:mod:`virtio.device.console_line`), or Python::
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from virtio._native import Chain
 from virtio.device.base import Device
 from virtio.device.console_line import Line
 from virtio.device.console_port import LIMIT, Port
-from virtio.errors import ConfigurationError, TransportError
+from virtio.errors import ConfigurationError, StateError, TransportError
 from virtio.spec import console
 from virtio.spec.console import F
 
@@ -25,6 +26,7 @@ class ConsoleDevice(Device):
     """A console. Give it a line, a function for its output, or override :meth:`output`."""
 
     spec = console
+    movable = frozenset({"cols", "rows"})
 
     def __init__(
         self,
@@ -112,6 +114,19 @@ class ConsoleDevice(Device):
     def driver_reset(self) -> None:
         """The driver's buffers are gone."""
         self.port.forget()
+
+    def saved(self) -> bytes:
+        """Input that the guest has not read yet. Output leaves by the line that is here."""
+        return self.port.unread()
+
+    def check_saved(self, own: bytes, config: Mapping[str, Any]) -> None:
+        """Look whether that can be."""
+        if len(own) > LIMIT:
+            raise StateError(f"{len(own)} bytes of unread input; at most {LIMIT} are kept")
+
+    def restored(self, own: bytes) -> None:
+        """Let the guest read it here."""
+        self.port.hold(own)
 
     def close(self) -> None:
         """Detach, and close the line."""

@@ -71,6 +71,18 @@ class Port:
             self._transmits.clear()
             self._receives.clear()
 
+    # --- moving to another process
+
+    def unread(self) -> bytes:
+        """Return the input that the guest has not read yet."""
+        with self._lock:
+            return bytes(self._input)
+
+    def hold(self, data: bytes) -> None:
+        """Take input that was left unread elsewhere; it comes before what is here."""
+        with self._lock:
+            self._input[:0] = data
+
     # --- the line's side
 
     @property
