@@ -5,7 +5,13 @@ import stat
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from virtio.errors import ConfigurationError, FeatureNegotiationError, ProtocolError, TransportError
+from virtio.errors import (
+    ConfigurationError,
+    FeatureNegotiationError,
+    ProtocolError,
+    StateError,
+    TransportError,
+)
 from virtio.transport.interface import Space, TransportEvents
 
 VERSION_1 = 1 << 32
@@ -170,6 +176,8 @@ class FakeDevice:
         self.events: TransportEvents | None = None
         self.attached = False
         self.closed = False
+        self.state = b"fake state"
+        self.loads: list[tuple[int, bytes]] = []
 
     def attach(self, memory: Any, events: TransportEvents) -> None:
         assert not self.attached
@@ -203,6 +211,14 @@ class FakeDevice:
         if offset < 52 or offset + len(data) > 60:
             raise ProtocolError("the driver writes to a read-only field", "2.5")
         self.config[offset : offset + len(data)] = data
+
+    def save_state(self) -> bytes:
+        return self.state
+
+    def load_state(self, data: bytes) -> None:
+        if not data.startswith(b"fake"):
+            raise StateError("not the state of a fake")
+        self.loads.append((self.status, data))
 
     def breaks(self, queue: int) -> None:
         """Do what a device does when the driver broke a rule."""

@@ -17,7 +17,12 @@ from virtio.transport.vhost_user.codec import (
     encode_acknowledgement,
     encode_reply,
 )
-from virtio.transport.vhost_user.messages import F_PROTOCOL_FEATURES, FRONT_END, ProtocolFeature
+from virtio.transport.vhost_user.messages import (
+    F_PROTOCOL_FEATURES,
+    FRONT_END,
+    NO_DESCRIPTOR,
+    ProtocolFeature,
+)
 from virtio.transport.vhost_user.payloads import ConfigAccess, VringState
 
 FEATURES = 1 << 32 | 1 << 29 | 1 << 28 | F_PROTOCOL_FEATURES
@@ -97,7 +102,8 @@ class Rogue:
         name = message.kind.name
         if name == "SET_BACKEND_REQ_FD":
             self.channel = socket.socket(fileno=message.take_fd())
-        if name in ("ADD_MEM_REG", "SET_MEM_TABLE"):
+        loading = name == "SET_DEVICE_STATE_FD" and message.payload.direction == 1
+        if loading or name in ("ADD_MEM_REG", "SET_MEM_TABLE"):
             self.memory_fds += message.fds
             message.fds.clear()
         message.close()
@@ -137,6 +143,10 @@ class Rogue:
                 return ConfigAccess(payload.offset, payload.size, 0, bytes(payload.size))
             case "GET_INFLIGHT_FD":
                 return payload
+            case "SET_DEVICE_STATE_FD":
+                return NO_DESCRIPTOR
+            case "CHECK_DEVICE_STATE":
+                return 0
             case "GET_VRING_BASE":
                 return VringState(payload.ring, 0)
         raise AssertionError(name)

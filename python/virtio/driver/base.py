@@ -21,7 +21,7 @@ from virtio._native import SharedBuffer
 from virtio.driver.config import DriverConfig
 from virtio.driver.features import UNDERSTOOD, choose
 from virtio.driver.queue import DriverQueue, kick_of
-from virtio.driver.wire import DriverEnd, QueueWire
+from virtio.driver.wire import DriverEnd, MovableEnd, QueueWire
 from virtio.errors import ConfigurationError, Error, FeatureNegotiationError, ProtocolError, TransportError
 from virtio.spec import selection
 from virtio.spec.core import STATUS
@@ -202,6 +202,18 @@ class Driver:
         self._polling = microseconds
         for queue in self.queues:
             queue.native.set_polling(microseconds)
+
+    def move(self, address: str, *, state: bool = True) -> None:
+        """Let the device at another address take the place of this one, while requests are under way.
+
+        It has to be a device of the same kind, on the same storage, that no driver uses. What this one knows
+        of its driver goes along; with ``state`` False it does not, for devices that have nothing to remember.
+        What fails leaves the device where it was.
+        """
+        self._check_open()
+        if not isinstance(self.end, MovableEnd):
+            raise ConfigurationError(f"a device cannot move from {self.end.address}: its transport cannot")
+        self.end.move(address, state=state)
 
     def _config_changed(self) -> None:
         try:

@@ -12,7 +12,7 @@ connection as it was.
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from virtio._native import Memory
 from virtio.errors import Error
@@ -173,3 +173,15 @@ class DriverEnd(Protocol):
 
     def close(self) -> None:
         """Stop all queues, reset, disconnect, and unmap the memory. Twice: harmless."""
+
+
+@runtime_checkable
+class MovableEnd(Protocol):
+    """A :class:`DriverEnd` whose device can go on in another process."""
+
+    def move(self, address: str, *, state: bool = True) -> None:
+        """Go over to the device at another address, which takes the place of this one.
+
+        Its state goes along, unless ``state`` is False. Queues go on where they were: the driver has nothing
+        to do, and what it does meanwhile waits. What fails leaves the device where it was.
+        """

@@ -184,6 +184,12 @@ class DeviceEnd(Protocol):
     def admin_queues(self) -> range:
         """Which of them, the last ones, are administration virtqueues. Few transports carry those."""
 
+    def save_state(self) -> bytes:
+        """Return what goes with the device to another process; its queues stand still."""
+
+    def load_state(self, data: bytes) -> None:
+        """Go on where another device was; :exc:`~virtio.StateError` if it cannot."""
+
     def attach(self, memory: Any, events: TransportEvents) -> None:
         """Begin with a new driver."""
 

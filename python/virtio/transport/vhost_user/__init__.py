@@ -9,9 +9,9 @@ by them, and :mod:`.connection` and :mod:`.server` do the input and output.
 
 The front end's side: :mod:`.exchange` pairs requests and answers, :mod:`.frontend` is the procedures made of
 them, :mod:`.client` does the input and output, and :mod:`.driver_end` is what a driver calls.
-"""
 
-from urllib.parse import parse_qsl
+A device's state goes through :mod:`.device_state` there and :mod:`.relocation` here.
+"""
 
 from virtio.errors import ConfigurationError
 from virtio.memory.shared import DEFAULT_SIZE, SharedMemory
@@ -19,6 +19,7 @@ from virtio.transport.interface import DeviceEnd
 from virtio.transport.unix.listener import open_listener
 from virtio.transport.vhost_user.backend import IN_BAND, PROTOCOL_FEATURES
 from virtio.transport.vhost_user.driver_end import VhostUserDriverEnd
+from virtio.transport.vhost_user.place import parse_place
 from virtio.transport.vhost_user.server import VhostUserServer
 
 __all__ = ["VhostUserDriverEnd", "VhostUserServer", "open_driver_end", "start"]
@@ -29,7 +30,7 @@ def start(device: DeviceEnd, spec: str) -> VhostUserServer:
 
     ``spec`` may end in ``?notifications=in-band``: front ends may then kick, and be called, by messages.
     """
-    place, in_band = _options(spec)
+    place, in_band = parse_place(spec)
     features = PROTOCOL_FEATURES | (IN_BAND if in_band else 0)
     return VhostUserServer(device, open_listener(place, "vhost-user"), protocol_features=features)
 
@@ -51,18 +52,8 @@ def open_driver_end(
     known which (see :mod:`.recovery`). With ``?notifications=in-band``
     behind ``spec`` the back end is kicked, and calls, by messages.
     """
-    place, in_band = _options(spec)
+    place, in_band = parse_place(spec)
     if not timeout > 0:
         raise ConfigurationError(f"a timeout of {timeout:g} seconds")
     memory = SharedMemory(memory_size, huge_pages=huge_pages)
     return VhostUserDriverEnd(place, timeout=timeout, memory=memory, in_band=in_band, reconnect=reconnect)
-
-
-def _options(spec: str) -> tuple[str, bool]:
-    place, _, options = spec.partition("?")
-    in_band = False
-    for option in parse_qsl(options, keep_blank_values=True):
-        if option != ("notifications", "in-band"):
-            raise ConfigurationError(f"vhost-user has no option {'='.join(option)}")
-        in_band = True
-    return place, in_band

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from virtio.transport.vhost_user.state_transfer import StateTransfer
+
 
 @dataclass(frozen=True, slots=True)
 class Send:
@@ -39,7 +41,14 @@ class Disconnect:
     reason: str
 
 
-Action = Send | SendRequest | UseChannel | DropChannel | Disconnect
+@dataclass(frozen=True, slots=True)
+class WatchTransfer:
+    """Step this transfer whenever its descriptor is ready, in the place of an earlier one."""
+
+    transfer: StateTransfer | None
+
+
+Action = Send | SendRequest | UseChannel | DropChannel | Disconnect | WatchTransfer
 
 
 @dataclass(frozen=True, slots=True)

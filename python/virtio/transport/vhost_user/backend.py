@@ -11,6 +11,7 @@ from virtio.errors import Error, FeatureNegotiationError, TransportError
 from virtio.spec.core import STATUS, F
 from virtio.transport.interface import DeviceEnd, GuestMemory, TransportEvents
 from virtio.transport.vhost_user.codec import Message
+from virtio.transport.vhost_user.device_state import DeviceState
 from virtio.transport.vhost_user.dirty import DirtyLog
 from virtio.transport.vhost_user.messages import (
     F_LOG_ALL,
@@ -36,6 +37,7 @@ PROTOCOL_FEATURES = sum(
         _P.CONFIGURE_MEM_SLOTS,
         _P.STATUS,
         _P.LOG_SHMFD,
+        _P.DEVICE_STATE,
     )
 )
 """The protocol features that are offered unless told otherwise."""
@@ -100,6 +102,7 @@ class BackEnd:
         self._accepted: int | None = None
         self._status = 0
         self._log = DirtyLog(memory, timeout)
+        self.state = DeviceState(device)
         device.attach(memory, events)
         carried = device.queues[: len(device.queues) - len(device.admin_queues)]
         self.vrings = tuple(Vring(queue, index, memory) for index, queue in enumerate(carried))
@@ -132,6 +135,7 @@ class BackEnd:
         try:
             self.device.detach()
         finally:
+            self.state.close()
             self._log.close()
             self._memory.clear(self._timeout)
 
@@ -161,6 +165,7 @@ class BackEnd:
     def _negotiate(self, accepted: int, message: Message) -> None:
         self._reset(enabled=False)
         try:
+            self.state.negotiating()
             self.device.set_status(STATUS.ACKNOWLEDGE | STATUS.DRIVER)
             self.device.negotiate(accepted)
             self.device.set_status(STATUS.ACKNOWLEDGE | STATUS.DRIVER | STATUS.FEATURES_OK)
@@ -348,6 +353,20 @@ class BackEnd:
             in_band = self.has(_P.INBAND_NOTIFICATIONS)
             vring.start((lambda: self._call_in_band(vring.index)) if in_band else None)
 
+    # --- device state
+
+    def set_device_state_fd(self, message: Message) -> int:
+        """SET_DEVICE_STATE_FD."""
+        if self.active:
+            raise TransportError("the device state, while rings are not stopped")
+        return self.state.begin(message)
+
+    def check_device_state(self, _: Message) -> int:
+        """CHECK_DEVICE_STATE."""
+        if self.active:
+            raise TransportError("the device state, while rings are not stopped")
+        return self.state.check()
+
     # --- configuration space
 
     def get_config(self, message: Message) -> ConfigAccess:
@@ -400,6 +419,8 @@ class BackEnd:
             except Error as error:
                 # The requests are given up, so the queue stands still all the same: the reset goes on.
                 _log.warning("%s: ring %d: %s", self.device.name, vring.index, error)
+        if self._accepted is not None and self.has(_P.DEVICE_STATE):
+            self.state.keep()
         self.device.set_status(0)
         self._accepted = None
         self._status = 0
@@ -438,4 +459,6 @@ _HANDLERS: dict[str, Callable[[BackEnd, Message], Any]] = {
     "REM_MEM_REG": BackEnd.rem_mem_reg,
     "SET_STATUS": BackEnd.set_status,
     "GET_STATUS": BackEnd.get_status,
+    "SET_DEVICE_STATE_FD": BackEnd.set_device_state_fd,
+    "CHECK_DEVICE_STATE": BackEnd.check_device_state,
 }

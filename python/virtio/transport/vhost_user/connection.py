@@ -17,8 +17,10 @@ from virtio.transport.vhost_user.actions import (
     Send,
     SendRequest,
     UseChannel,
+    WatchTransfer,
 )
 from virtio.transport.vhost_user.session import Session
+from virtio.transport.vhost_user.state_transfer import StateTransfer
 
 _log = logging.getLogger("virtio.transport.vhost_user")
 
@@ -43,6 +45,7 @@ class Connection:
         self._outbox = Outbox(front_end)
         self._channel: socket.socket | None = None
         self._channel_outbox: Outbox | None = None
+        self._transfer_fd = -1
         self._end: str | None = None
         self._selector = selectors.DefaultSelector()
         self._mailbox: Mailbox[Notice] = Mailbox()
@@ -139,6 +142,8 @@ class Connection:
                 case DropChannel(reason):
                     _log.warning("%s: back-end channel closed: %s", self._name, reason)
                     self._drop_channel()
+                case WatchTransfer(transfer):
+                    self._watch_transfer(transfer)
                 case Disconnect(reason):
                     self._finish(reason)
 
@@ -191,6 +196,26 @@ class Connection:
                 self._selector.unregister(self._channel)
             self._channel.close()
             self._channel = self._channel_outbox = None
+
+    def _watch_transfer(self, transfer: StateTransfer | None) -> None:
+        if self._transfer_fd >= 0:
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(self._transfer_fd)
+            self._transfer_fd = -1
+        if transfer is None or transfer.finished:
+            return
+
+        def step(_: int) -> None:
+            transfer.step()
+            if transfer.finished:
+                self._watch_transfer(None)
+
+        try:
+            self._selector.register(transfer.fd, transfer.events, step)
+        except PermissionError:  # a file, which is always ready
+            transfer.run()
+            return
+        self._transfer_fd = transfer.fd
 
     def _lost(self, main: bool, reason: str) -> None:
         if main:

@@ -14,9 +14,10 @@ from typing import Self
 from virtio.errors import ConfigurationError, DeviceError, Error, RefusedError, TransportError
 from virtio.memory.shared import SharedMemory, SharedRegion
 from virtio.spec.core import STATUS
+from virtio.transport.address import parse
 from virtio.transport.news import ConfigCallback, FailureCallback, NewsDesk
 from virtio.transport.notifier import Notifier
-from virtio.transport.vhost_user import recovery
+from virtio.transport.vhost_user import recovery, relocation
 from virtio.transport.vhost_user.client import Client
 from virtio.transport.vhost_user.exchange import (
     Called,
@@ -30,6 +31,7 @@ from virtio.transport.vhost_user.exchange import (
 )
 from virtio.transport.vhost_user.frontend import MAX_QUEUE_SIZE, MAX_QUEUES, FrontEnd, Ring
 from virtio.transport.vhost_user.messages import ProtocolFeature
+from virtio.transport.vhost_user.place import parse_place
 
 _log = logging.getLogger("virtio.transport.vhost_user")
 
@@ -68,6 +70,7 @@ class VhostUserDriverEnd:
         self._generation = 0
         self._recovery: threading.Thread | None = None
         self._lock = threading.Lock()
+        self._gate = threading.RLock()  # while the device moves, calls wait
         self._leaving = threading.Event()
         memory.on_growth(self._share)
         try:
@@ -78,11 +81,11 @@ class VhostUserDriverEnd:
         if self._client.failure is not None:
             self._lost(self._generation, self._client.failure)
 
-    def _open(self, front: FrontEnd) -> Client:
+    def _open(self, front: FrontEnd, place: str | None = None) -> Client:
         """Connect, and agree on what comes before the driver."""
         generation = self._generation = self._generation + 1
         client = Client(
-            open_connection(self._place, self.timeout),
+            open_connection(place or self._place, self.timeout),
             name=self.address,
             timeout=self.timeout,
             on_news=self._take,
@@ -217,6 +220,59 @@ class VhostUserDriverEnd:
             self._client.forget_error(notifier.error_fd)
         notifier.close()
 
+    # --- moving
+
+    def move(self, address: str, *, state: bool = True) -> None:
+        """Go over to the back end at another address, which takes the device's place.
+
+        The device's state goes along, unless ``state`` is False; rings go on where they were. What fails
+        leaves the device where it was, if that is still there.
+        """
+        scheme, rest = parse(address)
+        place, in_band = parse_place(rest)
+        if scheme != "vhost-user" or in_band != self._in_band or place == self._place:
+            raise ConfigurationError(f"the device cannot move from {self.address} to {address}")
+        with self._gate:
+            self._move(place, state=state)
+
+    def _move(self, place: str, *, state: bool) -> None:
+        client, lost, generation = self._connected(), self._front, self._generation
+        if lost.logging or lost.broken:
+            raise ConfigurationError("a device that has a dirty log, or needs a reset, cannot move")
+        bases = client.call(lost.suspend())
+        new: Client | None = None
+        try:
+            data = relocation.save(client, lost, self.timeout) if state else None
+            front = FrontEnd(in_band=self._in_band, inflight=self._reconnect > 0)
+            new = self._open(front, place)
+            if data is not None:
+                relocation.load(new, front, data, self.timeout)
+            new.call(front.resume(lost, self.memory.regions, bases))
+        except BaseException:
+            self._generation = generation
+            if new is not None:
+                new.close()
+            with contextlib.suppress(TransportError):  # then the connection is lost, which is told
+                client.call(lost.restart(bases))
+            self._ring_all()
+            raise
+        with self._lock:
+            self._front, self._client, self._place = front, new, place
+            self.address = f"vhost-user:{place}"
+        for index, notifier in list(self._notifiers.items()):
+            client.forget_error(notifier.error_fd)
+            new.watch_error(notifier.error_fd, index)
+        client.close()
+        self._ring_all()
+        if new.failure is not None:
+            self._lost(self._generation, new.failure)
+
+    def _ring_all(self) -> None:
+        """Let both ends of every ring look at it: kicks and calls are no state."""
+        for notifier in list(self._notifiers.values()):
+            notifier.kick()
+            notifier.call()
+
     # --- dirty log
 
     def log_to(self, fd: int, size: int) -> None:
@@ -314,9 +370,7 @@ class VhostUserDriverEnd:
             return True
         for index, notifier in list(self._notifiers.items()):
             client.watch_error(notifier.error_fd, index)
-            # Kicks and calls are no state: both ends look at the ring.
-            notifier.kick()
-            notifier.call()
+        self._ring_all()
         self.config_generation += 1
         self._desk.config_changed()
         return True
@@ -334,14 +388,16 @@ class VhostUserDriverEnd:
             if self._leaving.is_set():
                 return
             self._leaving.set()
-            thread, client = self._recovery, self._client
+            thread = self._recovery
         self._desk.close()
         if thread is not None:
             thread.join()
-        elif client is not None and client.failure is None and self._front.rings:
-            # Should it fail: that the connection ends resets the device too.
-            with contextlib.suppress(Error):
-                client.call(self._front.reset())
+        with self._gate:
+            client = self._client
+            if thread is None and client is not None and client.failure is None and self._front.rings:
+                # Should it fail: that the connection ends resets the device too.
+                with contextlib.suppress(Error):
+                    client.call(self._front.reset())
         if self._client is not None:
             self._client.close()
         for index in list(self._notifiers):
@@ -376,15 +432,16 @@ class VhostUserDriverEnd:
 
     def _call(self, script: Callable[[FrontEnd], Script[T]]) -> T:
         """Carry out a procedure; again, if the back end went away meanwhile and came back."""
-        while True:
-            client = self._connected()
-            try:
-                return client.call(script(self._front))
-            except RefusedError:
-                raise
-            except TransportError:
-                if client.failure is None or not self._reconnect:
+        with self._gate:
+            while True:
+                client = self._connected()
+                try:
+                    return client.call(script(self._front))
+                except RefusedError:
                     raise
+                except TransportError:
+                    if client.failure is None or not self._reconnect:
+                        raise
 
     def _connected(self) -> Client:
         """Return the connection; wait for it, if it is being made anew."""

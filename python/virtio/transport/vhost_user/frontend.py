@@ -48,6 +48,7 @@ WANTED_PROTOCOL = (
     | _P.CONFIGURE_MEM_SLOTS.mask
     | _P.STATUS.mask
     | _P.LOG_SHMFD.mask
+    | _P.DEVICE_STATE.mask
 )
 """The protocol features that are accepted wherever they are offered."""
 
@@ -346,6 +347,24 @@ class FrontEnd:
         if lost._status:
             yield from self.set_status(lost._status)
 
+    # --- moving to another back end
+
+    def suspend(self) -> Script[dict[int, int]]:
+        """Stop all rings, to be started again here or elsewhere; return where each goes on."""
+        bases = {}
+        for index, ring in self.rings.items():
+            bases[index] = (yield from self._base(index)) if ring.enabled else ring.base
+        return bases
+
+    def restart(self, bases: Mapping[int, int]) -> Script[None]:
+        """Go on here after all."""
+        for index, ring in self.rings.items():
+            ring.base = bases[index]
+            yield from self._describe(index, ring)
+            if ring.enabled:
+                yield from self._enable(index, ring)
+        yield from self._settle()
+
     def _describe(self, index: int, ring: Ring) -> Script[None]:
         yield Ask("SET_VRING_NUM", VringState(index, ring.size))
         yield Ask("SET_VRING_BASE", VringState(index, ring.base))
@@ -407,16 +426,20 @@ class FrontEnd:
         ring = self.rings.get(index)
         if ring is None:
             raise ConfigurationError(f"queue {index} is not started")
+        base = yield from self._base(index)
+        # Disabled after it stopped, not before: a network device throws away what a disabled ring is given.
+        if ring.enabled and self.offered & F_PROTOCOL_FEATURES:
+            yield Ask("SET_VRING_ENABLE", VringState(index, 0))
+        del self.rings[index]
+        return base
+
+    def _base(self, index: int) -> Script[int]:
         state = (yield Ask("GET_VRING_BASE", VringState(index, 0))).payload
         packed = bool((self.accepted or 0) & F.RING_PACKED)
         if state.ring != index:
             raise ViolationError(f"the base of ring {state.ring} instead of {index}")
         if not packed and state.num > 0xFFFF:
             raise ViolationError(f"a base of {state.num:#x} for a split ring")
-        # Disabled after it stopped, not before: a network device throws away what a disabled ring is given.
-        if ring.enabled and self.offered & F_PROTOCOL_FEATURES:
-            yield Ask("SET_VRING_ENABLE", VringState(index, 0))
-        del self.rings[index]
         return int(state.num)
 
     def kick(self, index: int) -> Script[None]:

@@ -25,11 +25,13 @@ from virtio.transport.vhost_user.actions import (
     Send,
     SendRequest,
     UseChannel,
+    WatchTransfer,
 )
 from virtio.transport.vhost_user.backend import PROTOCOL_FEATURES, BackEnd, FatalError, is_socket
 from virtio.transport.vhost_user.channel import BackEndChannel
 from virtio.transport.vhost_user.codec import Decoder, Message, encode_acknowledgement, encode_reply
 from virtio.transport.vhost_user.messages import FRONT_END, ProtocolFeature
+from virtio.transport.vhost_user.state_transfer import StateTransfer
 
 _log = logging.getLogger("virtio.transport.vhost_user")
 
@@ -60,6 +62,7 @@ class Session:
         self._channel: BackEndChannel | None = None
         self._complaints = 0
         self._config_news = False
+        self._transfer: StateTransfer | None = None
         self._closed = False
         self._back_end = BackEnd(
             device,
@@ -164,6 +167,9 @@ class Session:
                 actions.append(Send(encode_reply(message.kind, payload)))
             elif self._acknowledges(message):
                 actions.append(Send(encode_acknowledgement(message.number, 0)))
+        if self._back_end.state.transfer is not self._transfer:
+            self._transfer = self._back_end.state.transfer
+            actions.append(WatchTransfer(self._transfer))
         actions += self._tell_config()
 
     def _refuse(self, message: Message, name: str, actions: list[Action]) -> None:
