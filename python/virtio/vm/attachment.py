@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
+
+Transport = Literal["vhost-user", "vfio-user"]
 
 #: QEMU's own vhost-user devices, by virtio device id: one for each type that somebody asked for, and
 #: since 11.1 a general one for all the others.
@@ -23,7 +26,7 @@ QEMU_GENERAL_DEVICE = "vhost-user-test-device-pci"
 
 @dataclass(frozen=True)
 class Attachment:
-    """A virtio device of type ``device_id`` behind a vhost-user socket.
+    """A virtio device of type ``device_id`` behind a socket: vhost-user, or as a PCI function vfio-user.
 
     ``queues`` is how many virtqueues the device has, ``properties`` are added to QEMU's ``-device``.
     """
@@ -33,3 +36,4 @@ class Attachment:
     queues: int = 1
     config_size: int = 0
     properties: Mapping[str, str | int] = field(default_factory=dict)
+    transport: Transport = "vhost-user"

@@ -9,25 +9,27 @@ from typing import Any
 from virtio.device.base import Device
 from virtio.spec.core import F
 from virtio.transport import start
-from virtio.vm.attachment import Attachment
+from virtio.vm.attachment import Attachment, Transport
 from virtio.vm.guest import Guest
 
 
 @contextlib.contextmanager
-def serving(devices: Sequence[Device]) -> Iterator[list[Attachment]]:
+def serving(devices: Sequence[Device], transport: Transport = "vhost-user") -> Iterator[list[Attachment]]:
     """Serve ``devices`` on sockets of their own, for guests that come one after another."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pyvirtio-")))
         attachments = []
         for index, device in enumerate(devices):
             socket = folder / f"{index}-{device.type.name}.sock"
-            stack.enter_context(start(device, f"vhost-user:{socket}"))
-            attachments.append(attachment(device, socket))
+            stack.enter_context(start(device, f"{transport}:{socket}"))
+            attachments.append(attachment(device, socket, transport))
         yield attachments
 
 
-def attachment(device: Device, socket: Path) -> Attachment:
+def attachment(device: Device, socket: Path, transport: Transport = "vhost-user") -> Attachment:
     """Say how a guest gets ``device``, which is served on ``socket``."""
+    if transport == "vfio-user":
+        return Attachment(device.device_id, socket, queues=len(device.queues), transport=transport)
     # QEMU takes part in the choice of the layout, and would choose split.
     packed = {"packed": "on"} if device.offered_features & F.RING_PACKED else {}
     return Attachment(
@@ -40,10 +42,12 @@ def attachment(device: Device, socket: Path) -> Attachment:
 
 
 @contextlib.contextmanager
-def boot(devices: Sequence[Device], **options: Any) -> Iterator[Guest]:
+def boot(
+    devices: Sequence[Device], *, transport: Transport = "vhost-user", **options: Any
+) -> Iterator[Guest]:
     """Serve ``devices`` and boot a guest with them; ``options`` are those of :class:`Guest`.
 
     The devices stay open, so that their counters and images can be looked at afterwards.
     """
-    with serving(devices) as attachments, Guest(attachments, **options) as guest:
+    with serving(devices, transport) as attachments, Guest(attachments, **options) as guest:
         yield guest

@@ -38,6 +38,7 @@ class Guest:
 
     ``monitor`` is ``"uml"`` or ``"qemu"``; without it, the first that is installed. ``memory`` is in MiB.
     ``programs`` of the host are put into the guest. ``timeout`` limits its whole life, in seconds.
+    ``hardware`` is for QEMU.
     """
 
     def __init__(
@@ -50,16 +51,21 @@ class Guest:
         cpus: int = 1,
         programs: Sequence[str] = (),
         timeout: float | None = None,
+        hardware: qemu.Hardware | None = None,
     ) -> None:
         """Boot it, and wait until it is ready."""
-        self.monitor: Monitor = monitor or installed_monitor()
+        self.monitor: Monitor = monitor or _suitable_monitor(attachments, hardware)
         self._token = secrets.token_hex(8)
         self._scratch = Path(tempfile.mkdtemp(prefix="pyvirtio-guest-"))
         self._machine: Machine | None = None
         self._obeys = True
         try:
-            command = self._prepare(attachments, kernel, memory, cpus, programs)
+            hardware = hardware or qemu.Hardware()
+            command = self._prepare(attachments, kernel, memory, cpus, programs, hardware)
             self._machine = Machine(command, timeout=timeout)
+            if hardware.boot_disk:
+                self._obeys = False
+                return
             self._machine.receive_until(f"{self._token} ready\n".encode(), timeout or _BOOT_TIMEOUT)
         except BaseException:
             self.kill()
@@ -72,6 +78,7 @@ class Guest:
         memory: int | None,
         cpus: int,
         programs: Sequence[str],
+        hardware: qemu.Hardware,
     ) -> list[str]:
         image = self._scratch / "initramfs"
         found: Kernel
@@ -82,9 +89,14 @@ class Guest:
             )
         else:
             found, base = qemu_kernel(kernel), qemu.BASE_MODULES
-            program = qemu.qemu_program()
             command = qemu.command(
-                found, image, attachments, memory=memory or 256, cpus=cpus, program=program
+                found,
+                image,
+                attachments,
+                memory=memory or 256,
+                cpus=cpus,
+                program=qemu.qemu_for(attachments),
+                hardware=hardware,
             )
         # A driver that is not a module here is taken to be built in; if it is not, its device is not found.
         wanted = [name for name in base if name in found.modules]
@@ -178,6 +190,12 @@ class Guest:
             self.power_off()
         else:
             self.kill()
+
+
+def _suitable_monitor(attachments: Sequence[Attachment], hardware: qemu.Hardware | None) -> Monitor:
+    if hardware is not None or any(attachment.transport == "vfio-user" for attachment in attachments):
+        return "qemu"
+    return installed_monitor()
 
 
 def installed_monitor() -> Monitor:

@@ -1,19 +1,42 @@
 """QEMU: the command line of a guest on an emulated PC."""
 
 import functools
+import json
 import os
 import re
 import shutil
 import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from virtio.errors import ConfigurationError
 from virtio.vm.attachment import QEMU_DEVICES, QEMU_GENERAL_DEVICE, QEMU_QUEUES_PROPERTY, Attachment
-from virtio.vm.kernel import Kernel
+from virtio.vm.kernel import Kernel, cache_directory
 
 PROGRAM = "qemu-system-x86_64"
 BASE_MODULES = ("virtio_pci",)
+
+
+VFIO_USER_DEVICE = "vfio-user-pci"
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What the guest's machine is like, besides its virtio devices."""
+
+    board: Literal["q35", "pc"] = "q35"
+    root_ports: bool = False
+    """Put each PCI function behind a PCI Express root port of its own (q35)."""
+    shared_memory: bool = True
+    """Whether others can map the guest's memory. Without, only vfio-user works, and slowly."""
+    append: str = ""
+    """More of the kernel's command line."""
+    firmware: Path | None = None
+    """Start this instead of the board's own (``-bios``)."""
+    boot_disk: bool = False
+    """Start what the firmware finds on the first device, not our kernel."""
 
 
 def qemu_program() -> Path:
@@ -24,6 +47,25 @@ def qemu_program() -> Path:
     return Path(found)
 
 
+def qemu_for(attachments: Sequence[Attachment]) -> Path:
+    """Return a QEMU that can attach these: the one on the path, or one that ``tools/fetch-peers`` has got."""
+    if all(attachment.transport == "vhost-user" for attachment in attachments):
+        return qemu_program()
+    return vfio_user_program()
+
+
+def vfio_user_program() -> Path:
+    """Return a QEMU that speaks vfio-user."""
+    on_path, cached = shutil.which(PROGRAM), cache_directory() / "peers" / "bin" / PROGRAM
+    for found in [*([Path(on_path)] if on_path else []), cached]:
+        if found.exists() and VFIO_USER_DEVICE in _devices(found):
+            return found
+    raise ConfigurationError(
+        "no QEMU here that has vfio-user-pci, as 11.0 and later have: "
+        "tools/fetch-peers gets one for this user (or make peers)"
+    )
+
+
 def command(
     kernel: Kernel,
     initramfs: Path,
@@ -32,6 +74,7 @@ def command(
     memory: int,
     cpus: int,
     program: Path,
+    hardware: Hardware = Hardware(),
 ) -> list[str]:
     """Return the command line; ``memory`` is in MiB."""
     line = [
@@ -39,7 +82,7 @@ def command(
         "-accel",
         _accelerator(),
         "-M",
-        "q35",
+        hardware.board,
         "-cpu",
         "max",
         "-smp",
@@ -50,25 +93,52 @@ def command(
     line += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
     # Not the default "-serial stdio", which takes Ctrl-C for itself.
     line += ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
-    line += ["-kernel", str(kernel.image), "-initrd", str(initramfs)]
-    line += ["-append", "console=ttyS0 quiet loglevel=1 panic=-1"]
-    # A back end maps the guest's memory, so it must be shared.
-    line += [
-        "-object",
-        f"memory-backend-memfd,id=memory,size={memory}M,share=on",
-        "-numa",
-        "node,memdev=memory",
-    ]
+    if hardware.firmware is not None:
+        line += ["-bios", str(hardware.firmware)]
+    if not hardware.boot_disk:
+        line += ["-kernel", str(kernel.image), "-initrd", str(initramfs)]
+        line += ["-append", f"console=ttyS0 quiet loglevel=1 panic=-1 {hardware.append}".rstrip()]
+    if hardware.shared_memory:
+        # A back end maps the guest's memory.
+        line += [
+            "-object",
+            f"memory-backend-memfd,id=memory,size={memory}M,share=on",
+            "-numa",
+            "node,memdev=memory",
+        ]
     for index, attachment in enumerate(attachments):
-        line += ["-chardev", f"socket,id=device{index},path={_escaped(attachment.socket)}"]
-        line += ["-device", _device(program, index, attachment, cpus)]
+        placed: dict[str, str | int] = {}
+        if hardware.root_ports:
+            line += ["-device", f"pcie-root-port,id=port{index},chassis={index + 1},slot={index + 1}"]
+            placed["bus"] = f"port{index}"
+        if hardware.boot_disk and index == 0:
+            placed["bootindex"] = 1
+        if attachment.transport == "vfio-user":
+            line += ["-device", _function(attachment, placed)]
+        else:
+            line += ["-chardev", f"socket,id=device{index},path={_escaped(attachment.socket)}"]
+            line += ["-device", _device(program, index, attachment, cpus, placed)]
     return line
 
 
-def _device(program: Path, index: int, attachment: Attachment, cpus: int) -> str:
-    properties: dict[str, str | int] = {"chardev": f"device{index}"}
+def _function(attachment: Attachment, placed: dict[str, str | int]) -> str:
+    # A socket's address is not a single value: only JSON says it.
+    return json.dumps(
+        {
+            "driver": VFIO_USER_DEVICE,
+            "socket": {"type": "unix", "path": str(attachment.socket)},
+            **attachment.properties,
+            **placed,
+        }
+    )
+
+
+def _device(
+    program: Path, index: int, attachment: Attachment, cpus: int, placed: dict[str, str | int]
+) -> str:
+    properties: dict[str, str | int] = {"chardev": f"device{index}", **placed}
     name = QEMU_DEVICES.get(attachment.device_id)
-    offered = _vhost_user_devices(program)
+    offered = _devices(program)
     if name not in offered:
         if QEMU_GENERAL_DEVICE not in offered:
             raise ConfigurationError(
@@ -87,7 +157,7 @@ def _device(program: Path, index: int, attachment: Attachment, cpus: int) -> str
 
 def can_attach(device_id: int) -> bool:
     """Tell whether the installed QEMU has a vhost-user device for a type of device."""
-    offered = _vhost_user_devices(qemu_program())
+    offered = _devices(qemu_program())
     return QEMU_DEVICES.get(device_id) in offered or QEMU_GENERAL_DEVICE in offered
 
 
@@ -98,7 +168,7 @@ def _accelerator() -> str:
 
 
 @functools.cache
-def _vhost_user_devices(program: Path) -> frozenset[str]:
+def _devices(program: Path) -> frozenset[str]:
     listing = subprocess.run(
         [program, "-device", "help"],
         capture_output=True,
@@ -107,7 +177,7 @@ def _vhost_user_devices(program: Path) -> frozenset[str]:
         stdin=subprocess.DEVNULL,
         check=True,
     )
-    return frozenset(re.findall(r'^name "(vhost-user-[^"]*)"', listing.stdout, re.MULTILINE))
+    return frozenset(re.findall(r'^name "(v(?:host|fio)-user-[^"]*)"', listing.stdout, re.MULTILINE))
 
 
 def _escaped(path: Path) -> str:

@@ -23,6 +23,8 @@ def command(
     """Return the command line; ``memory`` is in MiB."""
     if cpus != 1:
         raise ConfigurationError("User Mode Linux has one CPU; use QEMU for more")
+    if any(attachment.transport != "vhost-user" for attachment in attachments):
+        raise ConfigurationError("User Mode Linux attaches vhost-user only; use QEMU for vfio-user")
     return [
         str(kernel.image),
         f"mem={memory}M",
