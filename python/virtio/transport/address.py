@@ -3,6 +3,7 @@
 ========================  ================================================================
 ``mem:NAME``              in this process, without a socket
 ``mmio:NAME``             the same, through the registers of virtio over MMIO
+``pci:NAME``              the same, through the regions of a PCI function
 ``vhost-user:PATH``       a Unix socket; a device listens there for any VMM that speaks vhost-user
 ``vhost-user:@NAME``      the same, in the abstract namespace
 ``vhost-user:fd=N``       a socket that was passed in: connected, or for a device also listening
@@ -36,11 +37,13 @@ DRIVER_ENTRY_POINTS = "virtio.transports.driver"
 _STARTERS = {
     "mem": "virtio.transport.mem:start",
     "mmio": "virtio.transport.mmio:start",
+    "pci": "virtio.transport.pci:start",
     "vhost-user": "virtio.transport.vhost_user:start",
 }
 _OPENERS = {
     "mem": "virtio.transport.mem:open_driver_end",
     "mmio": "virtio.transport.mmio:open_driver_end",
+    "pci": "virtio.transport.pci:open_driver_end",
     "vhost-user": "virtio.transport.vhost_user:open_driver_end",
 }
 

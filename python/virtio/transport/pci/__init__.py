@@ -1,8 +1,16 @@
 """Virtio over PCI: a function, without I/O, and the driver's end of one (VIRTIO 1.4, 4.1)."""
 
+from typing import Any
+
+from virtio.memory.shared import DEFAULT_SIZE
+from virtio.memory.shared import SharedMemory as DriverMemory
+from virtio.transport.in_process import find
+from virtio.transport.interface import DeviceEnd
+from virtio.transport.pci.driver_end import PciDriverEnd
 from virtio.transport.pci.function import PciFunction, SharedMemory
 from virtio.transport.pci.interface import InterruptIndex, MapArea, Notification, PciBus, Region, RegionIndex
 from virtio.transport.pci.layout import Bar, Layout, Place, VendorData
+from virtio.transport.pci.local import FunctionServer, LocalBus
 
 __all__ = [
     "Bar",
@@ -11,10 +19,45 @@ __all__ = [
     "MapArea",
     "Notification",
     "PciBus",
+    "PciDriverEnd",
     "PciFunction",
     "Place",
     "Region",
     "RegionIndex",
     "SharedMemory",
     "VendorData",
+    "open_driver_end",
+    "start",
 ]
+
+
+def start(device: DeviceEnd, name: str, **options: Any) -> FunctionServer:
+    """Make ``device`` a function that is known as ``pci:NAME`` in this process.
+
+    ``options`` are those of :class:`PciFunction`.
+    """
+    return FunctionServer(device, name, **options)
+
+
+def open_driver_end(
+    name: str,
+    *,
+    timeout: float = 5.0,
+    memory_size: int = DEFAULT_SIZE,
+    huge_pages: bool = False,
+    msix: bool = True,
+) -> PciDriverEnd:
+    """Drive the function that is known as ``pci:NAME`` in this process; without ``msix``, by INTx."""
+    server = find("pci", name)
+    assert isinstance(server, FunctionServer)
+    memory = DriverMemory(memory_size, huge_pages=huge_pages)
+    try:
+        bus = LocalBus(server, memory, timeout)
+    except BaseException:
+        memory.close()
+        raise
+    try:
+        return PciDriverEnd(bus, msix=msix)
+    except BaseException:
+        bus.close()
+        raise

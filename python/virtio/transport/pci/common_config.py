@@ -50,7 +50,7 @@ class CommonConfig:
         self._route = route
         self._rewire = rewire
         self._generation = 0
-        self._last_read: int | None = None
+        self._last_read = registers.device.config_generation
         self.admin_queues = range(0)
         """Indexes of administration virtqueues."""
         self._fields = self._lay_out()
@@ -234,6 +234,6 @@ class CommonConfig:
         Counting such reads and not the changes keeps eight bits from wrapping around between two of them.
         """
         current = self._registers.device.config_generation
-        if self._last_read is not None and current != self._last_read:
+        if current != self._last_read:
             self._generation = (self._generation + 1) & 0xFF
         self._last_read = current
