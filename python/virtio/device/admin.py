@@ -9,18 +9,17 @@ has an administration virtqueue, on transports that carry one.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from virtio._native import Chain
 from virtio.errors import ConfigurationError, ProtocolError
 from virtio.spec import admin
+from virtio.spec.admin_data import ANSWER_SIZE, HEADER, HEADER_SIZE, bits_of, numbers_of
 from virtio.spec.layout import Record, Struct
 
 _log = logging.getLogger("virtio.device.admin")
 
-READABLE_HEADER = 24
-WRITABLE_HEADER = 8
 LARGEST = 1 << 20
 """Bytes of a command that are looked at; none is nearly as long."""
 
@@ -111,7 +110,7 @@ class Group:
         wanted = numbers_of(data)
         if unknown := wanted - self.supported:
             raise InvalidFieldError(f"the driver wants to use the opcodes {sorted(unknown)}, never offered")
-        self.used = frozenset(wanted)
+        self.used = wanted
         return b""
 
 
@@ -194,7 +193,7 @@ class Administrator:
         """
         header = admin_header(readable)
         try:
-            result = self._execute(header, readable[READABLE_HEADER:], max(0, room - WRITABLE_HEADER))
+            result = self._execute(header, readable[HEADER_SIZE:], max(0, room - ANSWER_SIZE))
             status = qualifier = 0
         except CommandError as error:
             _log.info("administration command %#x for group %d: %s", header.opcode, header.group_type, error)
@@ -217,12 +216,9 @@ class Administrator:
         chain.write(self.execute(chain.read(LARGEST), len(chain.writable)))
 
 
-_HEADER = Struct("virtio_admin_cmd", admin.CMD.section, admin.CMD.fields[:4])
-
-
 def admin_header(readable: bytes) -> Record:
     """Return the fields of a command that all commands have; what is missing counts as zero."""
-    return _HEADER.unpack(readable[:READABLE_HEADER].ljust(READABLE_HEADER, b"\0"))
+    return HEADER.unpack(readable[:HEADER_SIZE].ljust(HEADER_SIZE, b"\0"))
 
 
 def unpack(layout: Struct, data: bytes) -> Record:
@@ -231,15 +227,3 @@ def unpack(layout: Struct, data: bytes) -> Record:
         return layout.unpack(data.ljust(layout.minimum, b"\0"))
     except ProtocolError as error:
         raise InvalidFieldError(str(error)) from error
-
-
-def bits_of(numbers: Mapping[int, Any]) -> bytes:
-    """Return a set of numbers as an array of 64-bit words with a bit for each."""
-    words = max(numbers, default=0) // 64 + 1
-    return sum(1 << number for number in numbers).to_bytes(8 * words, "little")
-
-
-def numbers_of(data: bytes) -> set[int]:
-    """The reverse of :func:`bits_of`; what does not fill a word counts as filled up with zeros."""
-    bits = int.from_bytes(data[:LARGEST], "little")
-    return {number for number in range(bits.bit_length()) if bits >> number & 1}

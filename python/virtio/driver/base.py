@@ -18,12 +18,13 @@ from typing import Any, ClassVar, Self
 
 from virtio._native import DriverQueue as NativeQueue
 from virtio._native import SharedBuffer
+from virtio.driver.admin import Administration
 from virtio.driver.config import DriverConfig
 from virtio.driver.features import UNDERSTOOD, choose
 from virtio.driver.queue import DriverQueue, kick_of
 from virtio.driver.wire import DriverEnd, MovableEnd, QueueWire
 from virtio.errors import ConfigurationError, Error, FeatureNegotiationError, ProtocolError, TransportError
-from virtio.spec import selection
+from virtio.spec import core, selection
 from virtio.spec.core import STATUS
 from virtio.spec.model import DeviceType
 
@@ -72,6 +73,8 @@ class Driver:
         self._callbacks: list[Callable[[], object]] = []
         self._status = 0
         self.queues: list[DriverQueue] = []
+        self.administration: Administration | None = None
+        """Commands for the device as the owner of a group, if it has an administration virtqueue."""
         self.features = 0
         try:
             self._initialise()
@@ -109,7 +112,8 @@ class Driver:
         self._status = 0
         self._set_status(STATUS.ACKNOWLEDGE)
         self._set_status(STATUS.DRIVER)
-        features = choose(kind, end.device_features, UNDERSTOOD | self.understood, self._mask)
+        understood = UNDERSTOOD | self.understood | core.F.ADMIN_VQ
+        features = choose(kind, end.device_features, understood, self._mask)
         end.accept(features)
         self._set_status(STATUS.FEATURES_OK)
         status = end.status
@@ -123,6 +127,8 @@ class Driver:
         end.on_failure(self._failed)
         end.on_config_change(self._config_changed)
         self.set_up()
+        if features & core.F.ADMIN_VQ and end.admin_queues:
+            self.administration = Administration(self, end.admin_queues[0])
         self._set_status(STATUS.DRIVER_OK)
         self._check(end.status)
         self.started()
@@ -162,6 +168,8 @@ class Driver:
         return queue, queue.start(make)
 
     def _name(self, index: int) -> str:
+        if index in self.end.admin_queues:
+            return "adminq"
         for slot in self.type.slots(self.features, self.config.integers()):
             if slot.index == index:
                 return slot.name

@@ -136,6 +136,10 @@ class DriverEnd(Protocol):
     def max_queues(self) -> int | None:
         """How many queues the device has at most; None: the wire does not tell."""
 
+    @property
+    def admin_queues(self) -> range:
+        """Which queues are administration virtqueues (2.13), once VIRTIO_F_ADMIN_VQ is accepted."""
+
     def max_queue_size(self, index: int) -> int:
         """Most entries that queue ``index`` may have; 0: there is no such queue."""
 

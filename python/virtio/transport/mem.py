@@ -31,7 +31,7 @@ from virtio.transport.notifier import Notifier
 _log = logging.getLogger("virtio.transport.mem")
 
 CARRIED_FEATURES = ((1 << 128) - 1) & ~(
-    F.ACCESS_PLATFORM | F.SR_IOV | F.NOTIFICATION_DATA | F.NOTIF_CONFIG_DATA | F.ADMIN_VQ
+    F.ACCESS_PLATFORM | F.SR_IOV | F.NOTIFICATION_DATA | F.NOTIF_CONFIG_DATA
 )
 """All but those that need an IOMMU, a PCI function, or a notification with data in it."""
 
@@ -155,7 +155,12 @@ class MemDriverEnd:
     @property
     def max_queues(self) -> int:
         """How many queues the device has."""
-        return len(self._device.queues) - len(self._device.admin_queues)
+        return len(self._device.queues)
+
+    @property
+    def admin_queues(self) -> range:
+        """Which of them are administration virtqueues."""
+        return self._device.admin_queues
 
     def max_queue_size(self, index: int) -> int:
         """Most entries of a queue; 0: there is no such queue."""

@@ -174,6 +174,11 @@ class MmioDriverEnd:
         """Registers do not tell."""
         return
 
+    @property
+    def admin_queues(self) -> range:
+        """None: this transport does not carry them."""
+        return range(0)
+
     def max_queue_size(self, index: int) -> int:
         """Most entries of a queue; 0: there is no such queue."""
         with self._use():

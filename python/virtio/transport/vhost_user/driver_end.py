@@ -168,6 +168,11 @@ class VhostUserDriverEnd:
         """How many queues there are; None without the protocol feature MQ."""
         return self._front.queues
 
+    @property
+    def admin_queues(self) -> range:
+        """None: this transport does not carry them."""
+        return range(0)
+
     def max_queue_size(self, index: int) -> int:
         """Most entries of a queue."""
         return MAX_QUEUE_SIZE if 0 <= index < (self._front.queues or MAX_QUEUES) else 0
