@@ -10,6 +10,8 @@
 ``vhost-user:systemd``    the socket that systemd passed to a device (``=NAME`` if there are several)
 ========================  ================================================================
 
+``vfio-user:…`` has the same forms as ``vhost-user:…``, save for the options; what is there is a PCI function.
+
 ``?notifications=in-band`` behind a vhost-user address offers, or wants, kicks and calls by messages, for
 simulations.
 
@@ -38,6 +40,7 @@ _STARTERS = {
     "mem": "virtio.transport.mem:start",
     "mmio": "virtio.transport.mmio:start",
     "pci": "virtio.transport.pci:start",
+    "vfio-user": "virtio.transport.vfio_user:start",
     "vhost-user": "virtio.transport.vhost_user:start",
 }
 _OPENERS = {

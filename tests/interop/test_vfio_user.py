@@ -1,0 +1,144 @@
+"""A PCI function of ours in an unmodified guest: its firmware, its kernel and its lspci see a virtio card."""
+
+import dataclasses
+import hashlib
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import virtio
+from virtio.errors import ConfigurationError
+from virtio.spec.core import F
+from virtio.vm import Guest, Hardware, boot
+from virtio.vm.qemu import vfio_user_program
+
+from ..conftest import Needs
+
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(120)]
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module", autouse=True)
+def qemu(needs: Needs) -> None:
+    needs("qemu")
+    try:
+        vfio_user_program()
+    except ConfigurationError as error:
+        pytest.skip(str(error))
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """One way to meet a function."""
+
+    name: str
+    packed: bool = True
+    queues: int = 1
+    cpus: int = 1
+    msix: bool = True
+    hardware: Hardware = dataclasses.field(default_factory=Hardware)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+MACHINES = [
+    Machine("q35-packed"),
+    Machine("pc-split-intx", packed=False, msix=False, hardware=Hardware(board="pc", append="pci=nomsi")),
+    Machine("root-port-packed-four-queues", queues=4, cpus=4, hardware=Hardware(root_ports=True)),
+]
+MORE_MACHINES = [
+    Machine("q35-split-four-queues", packed=False, queues=4, cpus=4),
+    Machine("pc-split", packed=False, hardware=Hardware(board="pc")),
+    Machine("pc-packed-four-queues", queues=4, cpus=4, hardware=Hardware(board="pc")),
+    Machine("q35-packed-intx", msix=False, hardware=Hardware(append="pci=nomsi")),
+]
+
+
+@dataclasses.dataclass
+class Card:
+    machine: Machine
+    guest: Guest
+    disk: virtio.BlockDevice
+    image: Path
+    contents: bytes
+
+
+@pytest.fixture(
+    scope="module",
+    params=[*MACHINES, *(pytest.param(machine, marks=pytest.mark.slow) for machine in MORE_MACHINES)],
+    ids=str,
+)
+def card(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Card]:
+    machine: Machine = request.param
+    image = tmp_path_factory.mktemp("card") / "disk.img"
+    contents = random.Random(5).randbytes(2 * MIB)
+    image.write_bytes(contents.ljust(16 * MIB, b"\0"))
+    disk = virtio.BlockDevice(image, queues=machine.queues, mask="" if machine.packed else "RING_PACKED")
+    try:
+        with boot(
+            [disk], transport="vfio-user", cpus=machine.cpus, hardware=machine.hardware, timeout=100
+        ) as guest:
+            yield Card(machine, guest, disk, image, contents)
+    finally:
+        disk.close()
+
+
+def address(guest: Guest) -> str:
+    """Where the function is, for sysfs."""
+    return guest.check("basename $(readlink -f /sys/bus/virtio/devices/virtio0/..)").strip()
+
+
+def test_the_kernel_takes_what_is_offered(card: Card) -> None:
+    taken = card.disk.negotiated_features
+    assert bool(taken & F.RING_PACKED) is card.machine.packed
+    assert len([queue for queue in card.disk.queues if queue.running]) == card.machine.queues
+
+
+def test_the_interrupts_are_of_the_kind_that_the_machine_has(card: Card) -> None:
+    lines = card.guest.check("grep virtio0 /proc/interrupts").splitlines()
+    if card.machine.msix:
+        assert len(lines) == card.machine.queues + 1
+        assert all("PCI-MSI" in line for line in lines)
+    else:
+        assert len(lines) == 1
+        assert "IO-APIC" in lines[0]
+
+
+def test_what_is_read_and_written_is_in_the_image(card: Card) -> None:
+    found = card.guest.check(f"head -c {len(card.contents)} /dev/vda | sha256sum").split()[0]
+    expected = card.guest.check(
+        "dd if=/dev/urandom of=/tmp/piece bs=64k count=4 2>/dev/null; sha256sum /tmp/piece"
+    )
+    card.guest.check("dd if=/tmp/piece of=/dev/vda bs=64k seek=64 2>/dev/null; sync")
+    import hashlib
+
+    assert found == hashlib.sha256(card.contents).hexdigest()
+    written = card.image.read_bytes()[64 * 65536 : 68 * 65536]
+    assert hashlib.sha256(written).hexdigest() == expected.split()[0]
+
+
+def test_the_driver_can_be_taken_off_and_put_back(card: Card) -> None:
+    where = "/sys/bus/pci/drivers/virtio-pci"
+    function = address(card.guest)
+    card.guest.check(f"echo {function} > {where}/unbind; test ! -e /dev/vda")
+    assert not any(queue.running for queue in card.disk.queues)
+    card.guest.check(f"echo {function} > {where}/bind; head -c 4096 /dev/vda | cmp -n 4096 - /dev/vda")
+
+
+def test_the_function_can_be_reset(card: Card) -> None:
+    """FLR, by sysfs, while no driver has it."""
+    where = "/sys/bus/pci/drivers/virtio-pci"
+    function = address(card.guest)
+    methods = card.guest.check(f"cat /sys/bus/pci/devices/{function}/reset_method").split()
+    if card.machine.hardware.board == "q35":
+        assert "flr" in methods
+    card.guest.check(
+        f"echo {function} > {where}/unbind; echo 1 > /sys/bus/pci/devices/{function}/reset;"
+        f"echo {function} > {where}/bind"
+    )
+    found = card.guest.check(f"head -c {len(card.contents)} /dev/vda | sha256sum").split()[0]
+    assert found == hashlib.sha256(card.contents).hexdigest()
