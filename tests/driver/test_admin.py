@@ -20,10 +20,10 @@ def owner() -> Owner:
     return Owner()
 
 
-@pytest.fixture
-def driver(owner: Owner) -> Iterator[EntropyDriver]:
+@pytest.fixture(params=["mem:owner", "pci:owner"])
+def driver(owner: Owner, request: pytest.FixtureRequest) -> Iterator[EntropyDriver]:
     device = Served(administration=owner)
-    with virtio.start(device, "mem:owner"), virtio.connect("mem:owner") as found:
+    with virtio.start(device, request.param), virtio.connect(request.param) as found:
         assert isinstance(found, EntropyDriver)
         yield found
 

@@ -92,7 +92,8 @@ class PciDriverEnd:
         self._interrupts = DriverInterrupts(
             bus,
             self.function,
-            queues=self.max_queues,
+            # One more for an administration virtqueue: what there is of those, FEATURES_OK tells.
+            queues=self.max_queues + bool(self.device_features & F.ADMIN_VQ),
             msix=msix,
             on_queues=self._call_all,
             on_config=self._look_around,
@@ -210,6 +211,17 @@ class PciDriverEnd:
 
     # --- queues
 
+    @property
+    def admin_queues(self) -> range:
+        """Which queues are administration virtqueues (4.1.4.3)."""
+        with self._use():
+            if not self._accepted & F.ADMIN_VQ:
+                return range(0)
+            start, count = self._get("admin_queue_index"), self._get("admin_queue_num")
+        if start < (self.max_queues or 0) or start + count > 0x1_0000:
+            raise ProtocolError(f"{count} administration virtqueues, from {start}", "4.1.4.3.1")
+        return range(start, start + count)
+
     def max_queue_size(self, index: int) -> int:
         """Most entries of a queue; 0: there is no such queue."""
         with self._use():
@@ -247,9 +259,10 @@ class PciDriverEnd:
             wire = self._make_wire(notification)
             self._wires[index], self._sizes[index] = wire, most
             try:
-                self._interrupts.connect(index, wire.call_fd)
+                slot = self._slot(index)
+                self._interrupts.connect(slot, wire.call_fd)
                 if self._interrupts.vectors:
-                    self._map("queue_msix_vector", self._interrupts.queue_vector(index))
+                    self._map("queue_msix_vector", self._interrupts.queue_vector(slot))
                 self._set("queue_enable", 1)
                 if self._get("queue_enable") != 1:
                     raise TransportError(f"{self.address}: the device does not enable queue {index}")
@@ -316,8 +329,12 @@ class PciDriverEnd:
     def _release(self, index: int) -> None:
         wire = self._wires.pop(index)
         with contextlib.suppress(TransportError):
-            self._interrupts.connect(index, None)
+            self._interrupts.connect(self._slot(index), None)
         wire.close()
+
+    def _slot(self, index: int) -> int:
+        """Which of the interrupts for queues is this one's: administration virtqueues share the last."""
+        return min(index, self.max_queues or 0)
 
     # --- news
 

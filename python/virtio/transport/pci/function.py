@@ -93,6 +93,7 @@ class PciFunction:
             route=self._interrupts.route,
             rewire=self._rewire,
         )
+        self._common.admin_queues = device.admin_queues
         self._notify = NotifyArea(
             self._registers,
             multiplier=self.layout.notify_multiplier,
