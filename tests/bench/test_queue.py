@@ -3,15 +3,14 @@
 import json
 import subprocess
 import sys
-import time
-from pathlib import Path
+import threading
 
 import pytest
 
 from virtio._native import Loopback, NullHandler, Queue, measure_ring
 from virtio.bench import measure_queue, this_machine
 from virtio.errors import ConfigurationError, TransportError
-from virtio.queue import Batch, BatchHandler, CallHandler, Handler
+from virtio.queue import Batch, BatchHandler, CallHandler, Chain, Handler
 
 
 def test_every_form_is_measured() -> None:
@@ -84,35 +83,36 @@ def test_json() -> None:
     assert {"name", "batch", "nanoseconds", "per_second"} <= report["measurements"][0].keys()
 
 
-def worker_time(name: str) -> int:
-    """Nanoseconds that a thread has run: unlike time on the wall, others do not add to it."""
-    for _ in range(1000):  # a new thread gives itself its name
-        for task in Path("/proc/self/task").iterdir():
-            if (task / "comm").read_text().strip() == name:
-                return int((task / "schedstat").read_text().split()[0])
-        time.sleep(0.001)
-    raise AssertionError(f"no thread {name}")
+def test_a_handler_in_python_costs_one_call() -> None:
+    """What the speed rests on: no call but the function's own, in a thread that the interpreter knows."""
+    kept = threading.local()
+    calls: list[int] = []
+
+    def each(chain: Chain) -> None:
+        kept.calls = getattr(kept, "calls", 0) + 1
+        calls.append(kept.calls)
+
+    def together(batch: Batch) -> None:
+        kept.chains = getattr(kept, "chains", 0) + len(batch)
+        calls.append(kept.chains)
+
+    answer(CallHandler(each), 6400)
+    # A thread state made anew for each call would have forgotten the number.
+    assert calls == list(range(1, 6401))
+    calls.clear()
+    answer(BatchHandler(together), 6400)
+    assert calls[-1] == 6400
+    # 64 become available at once, so none of them is alone.
+    assert len(calls) <= 100
 
 
-@pytest.mark.parametrize(
-    ("handler", "chains", "per_second"),
-    [
-        (CallHandler(lambda chain: None), 50_000, 300_000),
-        (BatchHandler(lambda batch: None), 500_000, 3_000_000),
-    ],
-    ids=["per chain", "per batch"],
-)
-def test_handlers_in_python_are_fast_enough(handler: Handler, chains: int, per_second: int) -> None:
+def answer(handler: Handler, chains: int) -> None:
     loopback = Loopback(256)
-    queue = Queue(loopback.memory, 0, handler, on_fault=print, name="speed")
+    queue = Queue(loopback.memory, 0, handler, on_fault=print)
     queue.configure(size=256, **loopback.addresses)
     queue.start()
-    best = 0.0
     try:
-        for _ in range(5):
-            begin = worker_time("speed")
-            loopback.drive(queue, chains, batch=64, depth=128)
-            best = max(best, chains * 1e9 / (worker_time("speed") - begin))
+        loopback.drive(queue, chains, batch=64, depth=128)
     finally:
         queue.stop()
-    assert best > per_second
+    assert queue.counters.handler_errors == 0

@@ -287,7 +287,7 @@ def test_a_stopping_queue_waits_for_held_chains() -> None:
         begin = time.monotonic()
         timer.start()
         assert guest.queue.stop() == 1
-        assert 0.05 < time.monotonic() - begin < 3
+        assert time.monotonic() - begin > 0.05
         assert guest.driver.poll_used()[0].written == 3
         timer.join()
 
@@ -305,7 +305,7 @@ def test_a_stopping_queue_gives_up_in_time(caplog: pytest.LogCaptureFixture) -> 
         wait(lambda: held)
         begin = time.monotonic()
         guest.queue.stop(timeout=0.1)
-        assert time.monotonic() - begin < 2
+        assert time.monotonic() - begin < 30
         assert "still under way" in caplog.text
         for late in (held[0].complete, lambda: held[0].write(b"x")):
             with pytest.raises(ConfigurationError, match="stopped"):
@@ -329,8 +329,8 @@ def test_idle_chains_are_offered_again() -> None:
         held[0].complete()
         assert guest.collect(1)[0].head == first
         begin = time.monotonic()
-        base = guest.queue.stop()
-        assert time.monotonic() - begin < 1, "nobody waits for receive buffers"
+        base = guest.queue.stop(timeout=60)
+        assert time.monotonic() - begin < 30, "nobody waits for receive buffers"
         assert base == 1
         for late in (held[1].complete, lambda: held[1].write(b"x")):
             with pytest.raises(ConfigurationError, match="stopped"):

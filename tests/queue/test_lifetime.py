@@ -118,7 +118,7 @@ def test_queues_that_stop_each_other() -> None:
             one.publish()
         begin = time.monotonic()
         wait(lambda: not guest.queue.running or not other.queue.running)
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 30
 
 
 def test_a_running_queue_that_nobody_refers_to_is_stopped() -> None:

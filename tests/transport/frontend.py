@@ -248,9 +248,13 @@ def open_descriptors() -> set[str]:
     return found
 
 
-def running_threads() -> set[str]:
-    """The threads of this process, native ones among them."""
-    return {task.name for task in Path("/proc/self/task").iterdir()}
+def running_threads() -> dict[str, str]:
+    """The threads of this process, native ones among them, and their names."""
+    found = {}
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):
+            found[task.name] = (task / "comm").read_text().strip()
+    return found
 
 
 @contextlib.contextmanager
@@ -259,6 +263,10 @@ def nothing_left() -> Iterator[None]:
     before, threads = open_descriptors(), running_threads()
     yield
     deadline = time.monotonic() + TIMEOUT
-    while open_descriptors() - before or running_threads() - threads:
-        assert time.monotonic() < deadline, (open_descriptors() - before, running_threads() - threads)
+    while True:
+        descriptors, running = open_descriptors() - before, running_threads()
+        left = {task: name for task, name in running.items() if task not in threads}
+        if not descriptors and not left:
+            return
+        assert time.monotonic() < deadline, (descriptors, left)
         time.sleep(0.001)

@@ -21,7 +21,7 @@ from virtio.transport.vhost_user.messages import BACK_END, FRONT_END, MessageTyp
 from virtio.transport.vhost_user.payloads import ConfigAccess, VringState
 
 TIMEOUT = 0.3
-SLACK = 3.0
+SLACK = 30.0
 P = ProtocolFeature
 
 MESSAGES = [

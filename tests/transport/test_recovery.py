@@ -158,7 +158,7 @@ def test_a_back_end_that_stays_away_is_lost_in_time(home: Home) -> None:
         home.leave()
         began = time.monotonic()
         assert isinstance(failures.wait(), TransportError)
-        assert 0.25 < time.monotonic() - began < 2
+        assert time.monotonic() - began > 0.25
         with pytest.raises(TransportError):
             end.reset()
 
@@ -169,7 +169,7 @@ def test_closing_does_not_wait_for_who_is_away(home: Home) -> None:
         await_(lambda: end.away)
         began = time.monotonic()
         end.close()
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < SECONDS / 2
 
 
 def test_a_violation_is_not_come_back_to() -> None:

@@ -49,7 +49,7 @@ def test_what_is_no_address_is_said_so(text: str) -> None:
 def test_transports_come_from_entry_points_too(monkeypatch: pytest.MonkeyPatch) -> None:
     point = metadata.EntryPoint("mine", "tests.transport.test_server:start_mine", address.ENTRY_POINTS)
     monkeypatch.setattr(metadata, "entry_points", lambda **_: [point])
-    assert address.schemes() == ["mem", "mine", "vhost-user"]
+    assert {"mem", "mine", "vhost-user"} <= set(address.schemes())
     with pytest.raises(NotImplementedError, match="there"):
         virtio.start(Disk(), "mine:there")
 
@@ -227,7 +227,7 @@ def test_a_slow_device_holds_up_no_other(tmp_path: Path) -> None:
         begin = time.monotonic()
         peer, there, driver = _drive(stack, tmp_path / "quick", quick)
         transfer(peer, there, driver, 0, 0, b"x" * 512)
-        assert time.monotonic() - begin < 2
+        assert time.monotonic() - begin < 4
         release.set()
 
 

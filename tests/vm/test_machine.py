@@ -65,7 +65,7 @@ def test_silence_is_an_error_after_the_given_time() -> None:
     start = time.monotonic()
     with pytest.raises(GuestError, match=r"within 0\.2 s"):
         machine.receive_until(b"ready", 0.2)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 25
     machine.kill()
 
 

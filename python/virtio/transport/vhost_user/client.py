@@ -52,6 +52,7 @@ class Client:
         self._socket.setblocking(False)
         self._turn = threading.Lock()
         self._state = threading.Condition()
+        self._sending = threading.Lock()
         self._exchange = Exchange()
         self._answer: Answer | RefusedError | None = None
         self._failure: Error | None = None
@@ -159,10 +160,14 @@ class Client:
         passed = tuple(fds)
         while left:
             try:
-                left, passed = left[send(self._socket, left, passed) :], ()
+                with self._sending:  # else the descriptor could be closed, and be another one's already
+                    left, passed = left[send(self._socket, left, passed) :], ()
             except BlockingIOError:
                 poll = select.poll()
-                poll.register(self._socket, select.POLLOUT)
+                with self._sending:
+                    if self._socket.fileno() < 0:
+                        continue
+                    poll.register(self._socket, select.POLLOUT)
                 if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
                     lost = TransportError(f"the back end does not read {name} within {self._timeout:g} s")
                     raise self._lose(lost) from None
@@ -234,7 +239,8 @@ class Client:
             self._answer = None
         self._selector.close()
         self._exchange.close()
-        self._socket.close()
+        with self._sending:
+            self._socket.close()
         if self._channel is not None:
             self._channel[0].close()
             self._channel[2].close()

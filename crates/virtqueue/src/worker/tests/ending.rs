@@ -58,7 +58,7 @@ fn stopping_ends_in_time_when_operations_do_not() {
     until("a chain", || bench.worker.counters().chains.get() == 1);
     let start = Instant::now();
     let stopped = bench.worker.stop(Duration::from_millis(100)).unwrap();
-    assert!(start.elapsed() < Duration::from_secs(2));
+    assert!(start.elapsed() < LONG);
     assert!(!stopped.drained);
 }
 

@@ -298,7 +298,7 @@ fn no_wakeup_is_lost() {
 }
 
 #[test]
-fn polling_needs_no_kicks_and_ends() {
+fn polling_ends() {
     let mut bench = Bench::started(ALL, Echo);
     bench
         .worker
@@ -311,12 +311,11 @@ fn polling_needs_no_kicks_and_ends() {
     }
     let counters = bench.worker.counters();
     assert!(counters.polls.get() > 0);
-    assert!(counters.kicks.get() < 200, "{} kicks", counters.kicks.get());
-    // And then it sleeps.
-    thread::sleep(Duration::from_millis(100));
-    let polls = counters.polls.get();
-    thread::sleep(Duration::from_millis(50));
-    assert_eq!(counters.polls.get(), polls);
+    until("it sleeps", || {
+        let polls = counters.polls.get();
+        thread::sleep(Duration::from_millis(50));
+        counters.polls.get() == polls
+    });
 }
 
 #[test]
