@@ -208,8 +208,13 @@ class DeviceRegisters:
         queue.changed = True
         return queue
 
-    def enable(self, index: int, clause: str, call: Callable[[], object] | int | None) -> bool:
-        """The driver enables a queue, whose used buffer notifications go to ``call``. Twice: harmless."""
+    def enable(
+        self, index: int, clause: str, call: Callable[[], object] | int | None, *, base: int | None = None
+    ) -> bool:
+        """The driver enables a queue, whose used buffer notifications go to ``call``. Twice: harmless.
+
+        ``base`` is where a queue goes on that ran elsewhere before.
+        """
         if index >= len(self.queues):
             self.ignore(f"there is no queue {index}; there are {len(self.queues)}", clause)
             return False
@@ -233,6 +238,7 @@ class DeviceRegisters:
                     available=setup.driver,
                     used=setup.device,
                     space="guest",
+                    base=base,
                 )
                 setup.changed = False
             queue.set_call(call)

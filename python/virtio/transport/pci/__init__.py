@@ -6,8 +6,9 @@ from virtio.memory.shared import DEFAULT_SIZE
 from virtio.memory.shared import SharedMemory as DriverMemory
 from virtio.transport.in_process import find
 from virtio.transport.interface import DeviceEnd
+from virtio.transport.pci.address_space import SharedMemory
 from virtio.transport.pci.driver_end import PciDriverEnd
-from virtio.transport.pci.function import PciFunction, SharedMemory
+from virtio.transport.pci.function import PciFunction
 from virtio.transport.pci.interface import InterruptIndex, MapArea, Notification, PciBus, Region, RegionIndex
 from virtio.transport.pci.layout import Bar, Layout, Place, VendorData
 from virtio.transport.pci.local import FunctionServer, LocalBus

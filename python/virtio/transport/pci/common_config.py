@@ -51,8 +51,6 @@ class CommonConfig:
         self._rewire = rewire
         self._generation = 0
         self._last_read = registers.device.config_generation
-        self.admin_queues = range(0)
-        """Indexes of administration virtqueues."""
         self._fields = self._lay_out()
         self.clear()
 
@@ -123,7 +121,8 @@ class CommonConfig:
             lambda value: shared.accept(self.driver_feature_select, value),
         )
         add("config_msix_vector", lambda: self.config_vector, self._write_config_vector)
-        add("num_queues", lambda: len(shared.queues) - len(self.admin_queues))
+        admin = shared.device.admin_queues
+        add("num_queues", lambda: len(shared.queues) - len(admin))
         add("device_status", lambda: shared.status, self._write_status)
         add("config_generation", lambda: self._generation)
         select("queue_select")
@@ -141,8 +140,8 @@ class CommonConfig:
         )
         # A queue is reset at once, so that it is never seen under way.
         add("queue_reset", lambda: 0, self._write_reset, F.RING_RESET)
-        add("admin_queue_index", lambda: self.admin_queues.start, feature=F.ADMIN_VQ)
-        add("admin_queue_num", lambda: len(self.admin_queues), feature=F.ADMIN_VQ)
+        add("admin_queue_index", lambda: admin.start, feature=F.ADMIN_VQ)
+        add("admin_queue_num", lambda: len(admin), feature=F.ADMIN_VQ)
         return fields
 
     @property

@@ -43,8 +43,10 @@ class DriverInterrupts:
         self._config = ConfigReader(bus)
         self._on_queues = on_queues
         self._on_config = on_config
-        self.vectors = min(function.vectors, bus.interrupts[InterruptIndex.MSIX], queues + 1) if msix else 0
-        self.own = self.vectors == queues + 1
+        there = min(function.vectors, bus.interrupts[InterruptIndex.MSIX]) if msix else 0
+        # One more, should there be an administration queue: that shows only once it was agreed on.
+        self.vectors = min(there, queues + 2)
+        self.own = self.vectors > queues
         """Whether each queue has a vector of its own."""
         self._fds = [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(3)]
         self._closing, self._first, self._second = self._fds
@@ -84,11 +86,13 @@ class DriverInterrupts:
         """The vector for a queue."""
         if not self.vectors:
             return NO_VECTOR
-        return 1 + index if self.own else min(SHARED_VECTOR, self.vectors - 1)
+        if self.own:
+            return 1 + index if 1 + index < self.vectors else CONFIG_VECTOR
+        return min(SHARED_VECTOR, self.vectors - 1)
 
     def connect(self, index: int, call_fd: int | None) -> None:
         """Send what a queue says straight to its eventfd, if it has a vector of its own."""
-        if self.own and self.vectors:
+        if self.own and 1 + index < self.vectors:
             self._bus.set_interrupts(InterruptIndex.MSIX, 1 + index, [call_fd])
 
     def _serve(self) -> None:
@@ -112,8 +116,7 @@ class DriverInterrupts:
 
     def _take(self, ready: list[int]) -> None:
         if self.vectors:
-            if not self.own:
-                self._on_queues()
+            self._on_queues()  # a hint too many does no harm
             if self._first in ready:
                 self._on_config()
             return

@@ -9,19 +9,21 @@ and logged.
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 from virtio._native import Memory
-from virtio.errors import ConfigurationError, Error, ProtocolError
-from virtio.spec import pci, pci_bus
-from virtio.spec.core import F
+from virtio.errors import ConfigurationError, Error, ProtocolError, StateError
+from virtio.spec import pci_bus
+from virtio.spec.core import STATUS, F
 from virtio.transport.interface import DeviceEnd
 from virtio.transport.pci import capabilities
+from virtio.transport.pci.address_space import AddressSpace, SharedMemory
 from virtio.transport.pci.capabilities import Structure
 from virtio.transport.pci.common_config import CommonConfig
-from virtio.transport.pci.interface import InterruptIndex, MapArea, Notification, Region, RegionIndex, Target
-from virtio.transport.pci.interrupts import Interrupts
-from virtio.transport.pci.layout import PAGE, Bar, Layout, Place
+from virtio.transport.pci.config_access import ConfigRegisters
+from virtio.transport.pci.interface import InterruptIndex, Notification, Region, RegionIndex, Target
+from virtio.transport.pci.interrupts import NO_VECTOR, Interrupts
+from virtio.transport.pci.layout import PAGE, Layout, Place
+from virtio.transport.pci.state import FunctionState, QueueState, unpack
 from virtio.transport.pci.virtio_regions import (
     Block,
     DeviceConfig,
@@ -29,10 +31,8 @@ from virtio.transport.pci.virtio_regions import (
     MsixPending,
     MsixTable,
     NotifyArea,
-    Placed,
-    SharedMemoryBlock,
 )
-from virtio.transport.registers import DeviceRegisters, QueueSetup
+from virtio.transport.registers import FEATURE_WORDS, WORD, DeviceRegisters, QueueSetup
 
 _log = logging.getLogger("virtio.transport.pci")
 
@@ -41,19 +41,6 @@ CARRIED_FEATURES = (1 << 128) - 1
 
 OWN_FEATURES = F.RING_RESET
 """What a function offers by itself, whatever its device does."""
-
-_COMMAND = pci_bus.HEADER.offset("command")
-_STATUS = pci_bus.HEADER.offset("status")
-_DATA = pci.CFG_CAP.offset("pci_cfg_data")
-
-
-class SharedMemory(NamedTuple):
-    """A shared memory region of the device (2.10): a part of a file."""
-
-    id: int
-    fd: int
-    size: int
-    fd_offset: int = 0
 
 
 class PciFunction:
@@ -100,17 +87,18 @@ class PciFunction:
             notification_value=notification_value,
             notified=self.notified,
         )
-        self._blocks: dict[int, list[Placed]] = {index: [] for index in self.layout.bars}
+        self._space = AddressSpace(self.layout)
         structures = self._place_structures()
-        shared = self._place_shared_memory(shared_memory)
-        self.regions: Sequence[Region] = self._make_regions(shared_memory, shared)
-        self.config, self._placement = capabilities.build(
+        shared = self._space.place_shared_memory(shared_memory)
+        self.regions: Sequence[Region] = self._space.regions()
+        space, placement = capabilities.build(
             self.layout, device.device_id, self.regions, structures, vectors=vectors, shared_memory=shared
         )
-        self._kick_fds: dict[int, int] = {}
-        self._windowed = False
-        self._decode()
-        self._watch()
+        self._config = ConfigRegisters(
+            space, placement, self, self._registers, no_soft_reset=self.layout.no_soft_reset
+        )
+        self._dma_paused = False
+        self.decode()
 
     # --- building
 
@@ -131,58 +119,7 @@ class PciFunction:
                 pending = Place(layout.msix_table.bar, layout.msix_table.offset + behind)
             blocks["msix_table"] = (layout.msix_table, table)
             blocks["msix_pending"] = (pending, MsixPending(interrupts, registers))
-        return {name: self._place(name, place, block) for name, (place, block) in blocks.items()}
-
-    def _place(self, name: str, place: Place, block: Block) -> Structure:
-        for other in self._blocks[place.bar]:
-            if place.offset < other.offset + other.block.size and other.offset < place.offset + block.size:
-                raise ConfigurationError(f"{name} overlaps another structure in BAR {place.bar}")
-        self._blocks[place.bar].append(Placed(place.offset, block))
-        return Structure(place, block.size)
-
-    def _place_shared_memory(self, regions: Sequence[SharedMemory]) -> dict[int, Structure]:
-        found: dict[int, Structure] = {}
-        bar = self.layout.shared_memory_bar
-        for region in regions:
-            if region.id in found:
-                raise ConfigurationError(f"there are two shared memory regions {region.id} (4.1.4.7.1)")
-            if bar not in self._blocks:
-                raise ConfigurationError(f"there is no BAR {bar} for shared memory")
-            block = SharedMemoryBlock(region.fd, region.size, region.fd_offset)
-            found[region.id] = self._place("shared memory", Place(bar, _end(self._blocks[bar])), block)
-        return found
-
-    def _make_regions(
-        self, memories: Sequence[SharedMemory], shared: Mapping[int, Structure]
-    ) -> tuple[Region, ...]:
-        regions = [Region()] * len(RegionIndex)
-        for index, bar in self.layout.bars.items():
-            if self._blocks[index] or bar.size:
-                areas = tuple(
-                    MapArea(shared[memory.id].place.offset, memory.size, memory.fd, memory.fd_offset)
-                    for memory in memories
-                    if shared[memory.id].place.bar == index
-                )
-                regions[index] = Region(
-                    size=_bar_size(bar, _end(self._blocks[index])),
-                    kind="io" if bar.io else "memory64" if bar.wide else "memory32",
-                    prefetchable=bar.prefetchable,
-                    areas=areas,
-                )
-        size = pci_bus.EXTENDED_CONFIG_SIZE if self.layout.express else pci_bus.CONFIG_SIZE
-        regions[RegionIndex.CONFIG] = Region(size=size, kind="config")
-        return tuple(regions)
-
-    def _watch(self) -> None:
-        at, watch = self._placement, self.config.watch
-        watch(_COMMAND, 2, self._decode)
-        if at.msix is not None:
-            watch(at.msix + pci_bus.MSIX_CAP.offset("control"), 2, self._msix_written)
-        if at.power is not None:
-            # The state is written by hand, since only two of its four values may be.
-            self._power_offset = at.power + pci_bus.POWER_CAP.offset("control")
-
-    _power_offset: int | None = None
+        return {name: self._space.place(name, place, block) for name, (place, block) in blocks.items()}
 
     # --- what carries the function looks at
 
@@ -242,11 +179,11 @@ class PciFunction:
             self._registers.set_gate(self._may_run)
 
     def _begin(self) -> None:
-        self.config.reset()
+        self._config.reset()
         self._common.clear()
         self._interrupts.reset()
         self._dma_paused = False
-        self._decode()
+        self.decode()
 
     # --- accesses
 
@@ -256,10 +193,13 @@ class PciFunction:
             return b""
         with self._lock:
             if region == RegionIndex.CONFIG:
-                return self._read_config(offset, size)
+                if offset < 0:
+                    return b"\xff" * size
+                pin = not self._interrupts.msix_enabled and bool(self._interrupts.isr)
+                return self._config.read(offset, size, interrupt=pin)
             if not self._reachable(region, offset, size):
                 return b"\xff" * size
-            found = self._find(region, offset, size)
+            found = self._space.find(region, offset, size)
             if found is None:
                 self._registers.ignore(f"{size} bytes at {offset:#x} of BAR {region} are read", "4.1.4")
                 return bytes(size)
@@ -271,9 +211,10 @@ class PciFunction:
             return
         with self._lock:
             if region == RegionIndex.CONFIG:
-                self._write_config(offset, bytes(data))
+                if offset >= 0:
+                    self._config.write(offset, bytes(data))
             elif self._reachable(region, offset, len(data)):
-                found = self._find(region, offset, len(data))
+                found = self._space.find(region, offset, len(data))
                 if found is None:
                     self._registers.ignore(
                         f"{len(data)} bytes at {offset:#x} of BAR {region} are written", "4.1.4"
@@ -285,111 +226,32 @@ class PciFunction:
         if not 0 <= region < len(self.regions) or offset < 0 or offset + size > self.regions[region].size:
             self._registers.ignore(f"{size} bytes at {offset:#x} of region {region} are not there", "4.1.4")
             return False
-        if self.power_state != pci_bus.D0:
+        if not self._config.awake:
             self._registers.ignore("a function in D3hot is accessed", "4.1.1")
             return False
         return True
 
-    def _find(self, region: int, offset: int, size: int) -> Placed | None:
-        for placed in self._blocks.get(region, ()):
-            if placed.offset <= offset and offset + size <= placed.offset + placed.block.size:
-                return placed
-        return None
-
-    # --- configuration space
-
-    def _read_config(self, offset: int, size: int) -> bytes:
-        if offset < 0:
-            return b"\xff" * size
-        pending = not self._interrupts.msix_enabled and self._interrupts.isr
-        status = self.config.get(_STATUS, 2) & ~pci_bus.STATUS.INTERRUPT
-        self.config.put(_STATUS, status | (pci_bus.STATUS.INTERRUPT if pending else 0), 2)
-        start = self._placement.window + _DATA
-        if start <= offset and offset + size <= start + 4:
-            self._use_window(write=False)
-        return self.config.read(offset, size)
-
-    def _write_config(self, offset: int, data: bytes) -> None:
-        if offset < 0:
-            return
-        self.config.write(offset, data)
-        start = self._placement.window + _DATA
-        if start <= offset and offset + len(data) <= start + 4:
-            self._use_window(write=True)
-        self._write_power(offset, data)
-        self._write_express(offset, data)
-
-    def _use_window(self, *, write: bool) -> None:
-        """Carry out an access by way of configuration space (4.1.4.9)."""
-        base, cap = self._placement.window, pci.CAP
-        size = self.config.field(cap, "length", base)
-        bar, offset = self.config.field(cap, "bar", base), self.config.field(cap, "offset", base)
-        if size == 0:
-            return  # whoever dumps configuration space passes here
-        if size not in (1, 2, 4) or offset % size or bar >= pci_bus.BARS or self._windowed:
-            self._registers.ignore(
-                f"{size} bytes at {offset:#x} of BAR {bar}, through the window", "4.1.4.9.2"
-            )
-            return
-        self._windowed = True
-        try:
-            if write:
-                self.write(bar, offset, bytes(self.config.data[base + _DATA : base + _DATA + size]))
-            else:
-                self.config.data[base + _DATA : base + _DATA + size] = self.read(bar, offset, size)
-        finally:
-            self._windowed = False
-
-    def _msix_written(self) -> None:
-        assert self._placement.msix is not None
-        self._interrupts.set_control(self.config.field(pci_bus.MSIX_CAP, "control", self._placement.msix))
-        self._rewire_all()
-
-    # --- power, reset, bus mastering
-
-    @property
-    def power_state(self) -> int:
-        """D0 or D3hot."""
-        if self._power_offset is None:
-            return pci_bus.D0
-        return self.config.get(self._power_offset, 2) & pci_bus.POWER_STATE
-
-    def _write_power(self, offset: int, data: bytes) -> None:
-        place = self._power_offset
-        if place is None or not offset <= place < offset + len(data):
-            return
-        wanted, state = data[place - offset] & pci_bus.POWER_STATE, self.power_state
-        if wanted == state or wanted not in (pci_bus.D0, pci_bus.D3_HOT):
-            return  # D1 and D2 are optional, and not there: nothing happens (PCI PM 3.2.4)
-        if wanted == pci_bus.D0 and not self.layout.no_soft_reset:
-            self.reset()
-        self.config.put(place, self.config.get(place, 2) & ~pci_bus.POWER_STATE | wanted, 2)
-        self._decode()
-
-    def _write_express(self, offset: int, data: bytes) -> None:
-        if self._placement.express is None:
-            return
-        high = self._placement.express + pci_bus.EXPRESS_CAP.offset("device_control") + 1
-        if offset <= high < offset + len(data) and data[high - offset] << 8 & pci_bus.EXPRESS_CONTROL_FLR:
-            self.reset()
-
-    _dma_paused = False
+    # --- what configuration space says
 
     @property
     def _may_run(self) -> bool:
         """Whether queues may run: the function may use memory, and memory is there."""
-        masters = self.config.get(_COMMAND, 2) & pci_bus.COMMAND.BUS_MASTER
-        return bool(masters) and self.power_state == pci_bus.D0 and not self._dma_paused
+        masters = self._config.command & pci_bus.COMMAND.BUS_MASTER
+        return bool(masters) and self._config.awake and not self._dma_paused
 
-    def _decode(self) -> None:
-        """The command register, or the power state, has changed."""
-        command = self.config.get(_COMMAND, 2)
-        awake = self.power_state == pci_bus.D0
+    def decode(self) -> None:
+        """Act by what the command register and the power state say."""
+        command, awake = self._config.command, self._config.awake
         self._interrupts.set_gate(
             awake and bool(command & pci_bus.COMMAND.BUS_MASTER),
             pin_disabled=not awake or bool(command & pci_bus.COMMAND.INTERRUPT_DISABLE),
         )
         self._registers.set_gate(self._may_run)
+        self._rewire_all()
+
+    def msix_written(self, control: int) -> None:
+        """Act by what the message control field of MSI-X says."""
+        self._interrupts.set_control(control)
         self._rewire_all()
 
     # --- memory
@@ -467,6 +329,104 @@ class PciFunction:
     def needs_reset(self, fault: ProtocolError) -> None:
         """The device cannot go on: the status says so, and the notification that it sends besides."""
 
+    # --- moving
+
+    def save(self) -> bytes:
+        """Return all that a function like this one needs to go on in its place, but for memory.
+
+        Queues must stand still: :meth:`dma_changing` comes first.
+        """
+        with self._lock:
+            return self._snapshot().pack()
+
+    def _snapshot(self) -> FunctionState:
+        common, interrupts, registers = self._common, self._interrupts, self._registers
+        ends = self.device.queues
+        queues = [
+            QueueState(
+                setup.size,
+                setup.descriptors,
+                setup.driver,
+                setup.device,
+                common.queue_vectors[index],
+                setup.ready,
+                ends[index].stop() if setup.ready else 0,
+            )
+            for index, setup in enumerate(registers.queues)
+        ]
+        return FunctionState(
+            device_id=self.device.device_id,
+            config=bytes(self._config.space.data),
+            status=registers.status & ~STATUS.DEVICE_NEEDS_RESET,
+            features=sum(registers.driver_features(word) << 32 * word for word in range(FEATURE_WORDS)),
+            device_feature_select=common.device_feature_select,
+            driver_feature_select=common.driver_feature_select,
+            queue_select=common.queue_select,
+            config_vector=common.config_vector,
+            isr=interrupts.isr,
+            msix_table=interrupts.table,
+            msix_written=interrupts.written,
+            msix_pending=interrupts.pending,
+            device=self.device.save_state(),
+            queues=queues,
+        )
+
+    def load(self, data: bytes) -> None:
+        """Go on in the place of the function that returned ``data`` from :meth:`save`.
+
+        Queues run again after :meth:`dma_changed`. Raises :exc:`~virtio.StateError` for what is no state, or
+        another function's; the function is as after a reset then.
+        """
+        state = unpack(data)
+        with self._lock:
+            if not self._attached:
+                raise StateError("a function is loaded with its memory: attach it first")
+            self.reset()
+            self.dma_changing()
+            try:
+                self._restore(state)
+            except Error:
+                self.reset()
+                raise
+
+    def _restore(self, state: FunctionState) -> None:
+        common, registers = self._common, self._registers
+        if state.device_id != self.device.device_id or len(state.queues) != len(registers.queues):
+            raise StateError("the state belongs to a function with another device")
+        if len(state.config) != len(self._config.space.data):
+            raise StateError("the state belongs to a function with another configuration space")
+        if unknown := state.features & ~registers.offered:
+            raise StateError(f"the driver uses features {unknown:#x}, which this function does not offer")
+        self._config.load(state.config)
+        self._interrupts.restore(state.msix_table, state.msix_written, state.msix_pending, state.isr)
+        self.device.load_state(state.device)
+        for word in range(FEATURE_WORDS):
+            registers.accept(word, state.features >> 32 * word & WORD)
+        live = STATUS.DRIVER_OK | STATUS.SUSPEND
+        if state.status:
+            registers.set_status(state.status & ~live)
+        for index, queue in enumerate(state.queues):
+            common.queue_vectors[index] = (
+                queue.vector if queue.vector < self._interrupts.vectors else NO_VECTOR
+            )
+            setup = registers.queues[index]
+            setup.size, setup.descriptors = queue.size, queue.descriptors
+            setup.driver, setup.device = queue.driver, queue.device
+            if queue.ready and not registers.enable(index, "2.6", None, base=queue.base):
+                raise StateError(f"queue {index} cannot be as the state says")
+        if state.status & live:
+            registers.set_status(state.status & ~STATUS.SUSPEND | STATUS.DRIVER_OK)
+            registers.set_status(state.status | state.status & STATUS.SUSPEND)
+        if registers.status != state.status:
+            raise StateError(f"the device's status is {registers.status:#x}, and was {state.status:#x}")
+        common.config_vector = state.config_vector
+        common.device_feature_select = state.device_feature_select
+        common.driver_feature_select = state.driver_feature_select
+        common.queue_select = state.queue_select
+        if self._interrupts.vectors:
+            self.msix_written(self._config.msix_control)
+        self.decode()
+
     # --- the end
 
     def close(self) -> None:
@@ -477,18 +437,4 @@ class PciFunction:
                 self.memory.clear()
             except Error as error:
                 _log.warning("%s: memory is still in use: %s", self.device.name, error)
-            for placed in self._blocks.get(self.layout.shared_memory_bar, ()):
-                if isinstance(placed.block, SharedMemoryBlock):
-                    placed.block.close()
-
-
-def _end(blocks: Sequence[Placed]) -> int:
-    """The first free page behind some blocks."""
-    end = max((placed.offset + placed.block.size for placed in blocks), default=0)
-    return -(-end // PAGE) * PAGE
-
-
-def _bar_size(bar: Bar, used: int) -> int:
-    """Bytes of a BAR: a power of two."""
-    least = 32 if bar.io else PAGE
-    return max(1 << (used - 1).bit_length() if used else 0, bar.size, least)
+            self._space.close()

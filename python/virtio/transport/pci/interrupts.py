@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 
-from virtio.errors import ConfigurationError
+from virtio.errors import ConfigurationError, StateError
 from virtio.spec import pci, pci_bus
 from virtio.transport.pci.interface import InterruptIndex, Target
 
@@ -271,20 +271,28 @@ class Interrupts:
             self._lines.clear()
             self._masked_by_client.clear()
 
-    def save(self) -> dict[str, object]:
-        """State that another function can go on from."""
-        with self._lock:
-            return {
-                "table": self._table.hex(),
-                "written": self._written[:],
-                "pending": sorted(self._pending),
-                "isr": self._isr,
-            }
+    @property
+    def table(self) -> bytes:
+        """The whole MSI-X table."""
+        return bytes(self._table)
 
-    def load(self, table: bytes, written: Sequence[bool], pending: Sequence[int], isr: int) -> None:
-        """Take that state, whose shape was checked."""
+    @property
+    def written(self) -> list[int]:
+        """Vectors whose entry in the table the driver has written."""
+        return [vector for vector, written in enumerate(self._written) if written]
+
+    @property
+    def pending(self) -> list[int]:
+        """Vectors that were raised and held back."""
+        with self._lock:
+            return sorted(self._pending)
+
+    def restore(self, table: bytes, written: Sequence[int], pending: Sequence[int], isr: int) -> None:
+        """Take over what another function had; the message control comes by :meth:`set_control`."""
+        if len(table) != len(self._table) or any(vector >= self.vectors for vector in (*written, *pending)):
+            raise StateError("the function had another number of vectors")
         with self._lock:
             self._table[:] = table
-            self._written = list(written)
+            self._written = [vector in written for vector in range(self.vectors)]
             self._pending = set(pending)
             self._isr = isr

@@ -1,6 +1,7 @@
 """What lies in the BARs of a function besides the common configuration (4.1.4.4 to 4.1.4.7)."""
 
 import mmap
+import os
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -186,9 +187,10 @@ class SharedMemoryBlock:
     """A shared memory region (2.10), as it is reached by who does not map it."""
 
     def __init__(self, fd: int, size: int, fd_offset: int = 0) -> None:
-        """Map ``size`` bytes of a file."""
+        """Map ``size`` bytes of a file, whose descriptor is duplicated."""
         self.size = size
         self._map = mmap.mmap(fd, size, offset=fd_offset)
+        self.fd = os.dup(fd)
 
     def read(self, offset: int, size: int) -> bytes:
         """Read memory."""
@@ -200,4 +202,6 @@ class SharedMemoryBlock:
 
     def close(self) -> None:
         """Unmap it."""
-        self._map.close()
+        if not self._map.closed:
+            self._map.close()
+            os.close(self.fd)
