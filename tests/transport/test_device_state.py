@@ -109,16 +109,6 @@ def test_a_state_that_is_none_is_refused(harness: Harness) -> None:
     assert harness.device.loads == []
 
 
-def test_a_front_end_that_resets_before_it_saves_gets_what_there_was(stopped: Harness) -> None:
-    stopped.device.state = b"fake, before"
-    stopped.say("SET_STATUS", 0)
-    stopped.device.state = b"fake, after"
-    ours, theirs = os.pipe()
-    begin(stopped, SAVE, theirs)
-    assert drain(ours) == b"fake, before"
-    assert check(stopped) == 0
-
-
 @pytest.mark.parametrize(("direction", "phase"), [(2, 0), (0, 1), (1, 7), (2**32 - 1, 2**32 - 1)])
 def test_transfers_that_are_none_are_refused(stopped: Harness, direction: int, phase: int) -> None:
     ours, theirs = os.pipe()

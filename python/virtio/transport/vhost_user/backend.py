@@ -419,8 +419,6 @@ class BackEnd:
             except Error as error:
                 # The requests are given up, so the queue stands still all the same: the reset goes on.
                 _log.warning("%s: ring %d: %s", self.device.name, vring.index, error)
-        if self._accepted is not None and self.has(_P.DEVICE_STATE):
-            self.state.keep()
         self.device.set_status(0)
         self._accepted = None
         self._status = 0

@@ -4,9 +4,7 @@ Loading takes two steps: CHECK_DEVICE_STATE says whether the state can be taken,
 the features that come afterwards.
 """
 
-import contextlib
-
-from virtio.errors import Error, TransportError
+from virtio.errors import TransportError
 from virtio.transport.interface import DeviceEnd
 from virtio.transport.vhost_user.codec import Message
 from virtio.transport.vhost_user.messages import NO_DESCRIPTOR
@@ -25,7 +23,6 @@ class DeviceState:
         self.transfer: StateTransfer | None = None
         """Under way, or over and not asked about yet."""
         self._device = device
-        self._kept: bytes | None = None
         self._loaded: bytes | None = None
 
     def begin(self, message: Message) -> int:
@@ -36,7 +33,7 @@ class DeviceState:
         self._drop()
         data = None
         if wanted.direction == _SAVE:
-            data = self._device.save_state() if self._kept is None else self._kept
+            data = self._device.save_state()
         self.transfer = StateTransfer(message.take_fd(), data)
         self.transfer.step()
         return NO_DESCRIPTOR
@@ -58,14 +55,8 @@ class DeviceState:
             self._loaded = transfer.loaded
         return 0
 
-    def keep(self) -> None:
-        """Save before a reset, for a front end that asks afterwards (quirk RESETS_BEFORE_SAVING)."""
-        with contextlib.suppress(Error):
-            self._kept = self._device.save_state()
-
     def negotiating(self) -> None:
         """Features come, for a device that was reset just now: hand it what was loaded for them."""
-        self._kept = None
         data, self._loaded = self._loaded, None
         if data is not None:
             self._device.load_state(data)

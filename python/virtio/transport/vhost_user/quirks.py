@@ -59,12 +59,6 @@ RESETS_BEFORE_ASKING = Quirk(
     "on a stop SET_STATUS 0 comes first, then SET_VRING_ENABLE 0 and GET_VRING_BASE",
     "a reset keeps the base of each ring until a new one is set",
 )
-RESETS_BEFORE_SAVING = Quirk(
-    "resets before saving",
-    "QEMU 11.1",
-    "when a guest is stopped to be migrated SET_STATUS 0 comes first, then SET_DEVICE_STATE_FD",
-    "a reset keeps the device's state to be saved until features are negotiated again",
-)
 ACKNOWLEDGES_UNUSED_FEATURES = Quirk(
     "acknowledges what it does not use",
     "QEMU 7.2 and 11.1",
@@ -86,7 +80,6 @@ QUIRKS = (
     ENABLES_UNKNOWN_RINGS,
     STATUS_OUT_OF_THIN_AIR,
     RESETS_BEFORE_ASKING,
-    RESETS_BEFORE_SAVING,
     ACKNOWLEDGES_UNUSED_FEATURES,
     ACKNOWLEDGED_TOO_EARLY,
 )
