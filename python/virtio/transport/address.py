@@ -47,6 +47,7 @@ _OPENERS = {
     "mem": "virtio.transport.mem:open_driver_end",
     "mmio": "virtio.transport.mmio:open_driver_end",
     "pci": "virtio.transport.pci:open_driver_end",
+    "vfio-user": "virtio.transport.vfio_user:open_driver_end",
     "vhost-user": "virtio.transport.vhost_user:open_driver_end",
 }
 

@@ -2,6 +2,7 @@
 
 import os
 
+from virtio.transport.unix.framing import close_all
 from virtio.transport.vfio_user.function import Function
 from virtio.transport.vfio_user.messages import IO_FD_IOEVENTFD, IOEVENTFD_DATAMATCH, DeviceFlag, RegionFlag
 from virtio.transport.vfio_user.payloads import (
@@ -107,10 +108,8 @@ class Regions:
         return pack_count(len(writes))
 
     def close(self) -> None:
-        """Take back the eventfds."""
-        for queue, fd in self._kicks.items():
-            self._function.set_kick(queue, None)
-            os.close(fd)
+        """Close the eventfds. The function is detached: its queues have let go of them."""
+        close_all(self._kicks.values())
         self._kicks.clear()
 
     def _kick(self, queue: int) -> int:

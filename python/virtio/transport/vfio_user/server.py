@@ -1,6 +1,7 @@
 """Serves a function to clients."""
 
 import socket
+from typing import Any
 
 from virtio.transport.interface import DeviceEnd
 from virtio.transport.pci.function import PciFunction
@@ -13,9 +14,12 @@ from virtio.transport.vfio_user.session import Session
 class VfioUserServer(SocketServer):
     """A PCI function at an address, for any VMM that speaks vfio-user."""
 
-    def __init__(self, device: DeviceEnd, listener: Listener) -> None:
-        """Start serving ``device``; the listener belongs to the server from here."""
-        self.function = PciFunction(device)
+    def __init__(self, device: DeviceEnd, listener: Listener, **options: Any) -> None:
+        """Start serving ``device``; the listener belongs to the server from here.
+
+        ``options`` are those of :class:`PciFunction`.
+        """
+        self.function = PciFunction(device, **options)
         super().__init__(device, listener, self._begin, scheme="vfio-user", client="client")
 
     def _begin(self, client: socket.socket, name: str) -> Connection:

@@ -1,10 +1,8 @@
 """A device behind a vhost-user socket, as its driver sees it."""
 
 import contextlib
-import errno
 import logging
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +15,7 @@ from virtio.spec.core import STATUS
 from virtio.transport.address import parse
 from virtio.transport.news import ConfigCallback, FailureCallback, NewsDesk
 from virtio.transport.notifier import Notifier
+from virtio.transport.unix.connector import open_connection
 from virtio.transport.vhost_user import recovery, relocation
 from virtio.transport.vhost_user.client import Client
 from virtio.transport.vhost_user.exchange import (
@@ -34,8 +33,6 @@ from virtio.transport.vhost_user.messages import ProtocolFeature
 from virtio.transport.vhost_user.place import parse_place
 
 _log = logging.getLogger("virtio.transport.vhost_user")
-
-_RETRY_SECONDS = 0.02
 
 
 class VhostUserDriverEnd:
@@ -85,7 +82,7 @@ class VhostUserDriverEnd:
         """Connect, and agree on what comes before the driver."""
         generation = self._generation = self._generation + 1
         client = Client(
-            open_connection(place or self._place, self.timeout),
+            open_connection(place or self._place, "vhost-user", self.timeout),
             name=self.address,
             timeout=self.timeout,
             on_news=self._take,
@@ -463,46 +460,3 @@ class VhostUserDriverEnd:
             raise TransportError("the connection is closed")
         self._client.check()
         return self._client
-
-
-def open_connection(place: str, timeout: float) -> socket.socket:
-    """Connect to ``PATH``, ``@NAME`` or ``fd=NUMBER``."""
-    if place.startswith("fd="):
-        return _adopt(place)
-    if not place:
-        raise ConfigurationError("the address has no path: write vhost-user:/run/disk.sock")
-    name = "\0" + place[1:] if place.startswith("@") else place
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    deadline = time.monotonic() + timeout
-    try:
-        connection.setblocking(False)
-        while True:
-            code = connection.connect_ex(name)
-            if code == 0:
-                return connection
-            if code != errno.EAGAIN or time.monotonic() > deadline:
-                break
-            time.sleep(_RETRY_SECONDS)  # Too many others are waiting to be accepted.
-    except OSError as error:
-        connection.close()
-        raise ConfigurationError(f"{place}: {error}") from error
-    except BaseException:
-        connection.close()
-        raise
-    connection.close()
-    raise TransportError(f"{place}: nobody answers there: {os.strerror(code)}")
-
-
-def _adopt(place: str) -> socket.socket:
-    number = place.removeprefix("fd=")
-    if not number.isdecimal():
-        raise ConfigurationError(f"{place}: not a descriptor number")
-    try:
-        adopted = socket.socket(fileno=int(number))
-    except OSError as error:
-        raise ConfigurationError(f"{place}: not an open socket") from error
-    if adopted.family != socket.AF_UNIX or adopted.type != socket.SOCK_STREAM:
-        adopted.detach()
-        raise ConfigurationError(f"{place}: not a Unix stream socket")
-    os.set_inheritable(adopted.fileno(), False)
-    return adopted
