@@ -63,7 +63,10 @@ def test_version() -> None:
         (["serve"], "say which device"),
         (["serve", "block"], "Missing argument 'IMAGE'"),
         (["serve", "entropy"], "say where front ends connect"),
-        (["serve", "entropy", "--socket", "x", "--fd", "3"], "give one of --socket, --fd and --systemd"),
+        (
+            ["serve", "entropy", "--socket", "x", "--fd", "3"],
+            "give one of --socket, --fd, --systemd and --vfio-user",
+        ),
         (["serve", "entropy", "--fd", "99"], "descriptor 99 is not an open socket"),
         (["serve", "entropy", "--socket", "/nowhere/x"], "No such file or directory"),
         (["serve", "entropy", "--socket", "x", "--source", "/nowhere"], "no random bytes from /nowhere"),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from virtio.device.console_line import Line
 
 app = typer.Typer(
-    help="Serve a device to a virtual machine that speaks vhost-user.",
+    help="Serve a device to a virtual machine that speaks vhost-user or vfio-user.",
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -34,21 +34,34 @@ Fd = Annotated[
 Systemd = Annotated[
     bool, typer.Option("--systemd", help="Use the socket that systemd passes in.", rich_help_panel=_WHERE)
 ]
+VfioUser = Annotated[
+    str | None,
+    typer.Option(
+        "--vfio-user",
+        metavar="PATH",
+        help="Be a PCI function on this socket, for vfio-user.",
+        rich_help_panel=_WHERE,
+    ),
+]
 Mask = Annotated[
     str, typer.Option(metavar="FEATURES", help="Do not offer these: names, bit numbers or 0x…, with commas.")
 ]
 
 
-def _address(socket: str | None, fd: int | None, systemd: bool) -> str:
-    if (socket is not None) + (fd is not None) + systemd > 1:
-        raise ConfigurationError("give one of --socket, --fd and --systemd")
+def _address(socket: str | None, fd: int | None, systemd: bool, vfio_user: str | None) -> str:
+    if (socket is not None) + (fd is not None) + systemd + (vfio_user is not None) > 1:
+        raise ConfigurationError("give one of --socket, --fd, --systemd and --vfio-user")
+    if vfio_user is not None:
+        return f"vfio-user:{vfio_user}"
     if socket is not None:
         return f"vhost-user:{socket}"
     if fd is not None:
         return f"vhost-user:fd={fd}"
     if systemd or os.environ.get("LISTEN_FDS"):
         return "vhost-user:systemd"
-    raise ConfigurationError("say where front ends connect: --socket PATH, --fd N or --systemd")
+    raise ConfigurationError(
+        "say where front ends connect: --socket PATH, --vfio-user PATH, --fd N or --systemd"
+    )
 
 
 @app.callback(invoke_without_command=True)
@@ -67,19 +80,20 @@ def python(
     socket: Socket = None,
     fd: Fd = None,
     systemd: Systemd = False,
+    vfio_user: VfioUser = None,
 ) -> None:
-    """Serve a device to a virtual machine that speaks vhost-user."""
+    """Serve a device to a virtual machine that speaks vhost-user or vfio-user."""
     if context.invoked_subcommand is not None:
         if target is not None:
             raise ConfigurationError(f"--python and {context.invoked_subcommand} are two devices; serve one")
-        if socket is not None or fd is not None or systemd or arg:
+        if socket is not None or fd is not None or systemd or vfio_user is not None or arg:
             raise ConfigurationError(
                 f"options of the device come behind its name: serve {context.invoked_subcommand} …"
             )
         return
     if target is None:
         raise ConfigurationError("say which device: block, entropy, console, or --python MODULE:CLASS")
-    address = _address(socket, fd, systemd)
+    address = _address(socket, fd, systemd, vfio_user)
     from virtio.cli.author import make
     from virtio.cli.live import serve_until_signal
 
@@ -98,6 +112,7 @@ def block(
     socket: Socket = None,
     fd: Fd = None,
     systemd: Systemd = False,
+    vfio_user: VfioUser = None,
     read_only: Annotated[bool, typer.Option("--read-only", help="Refuse writes.")] = False,
     queues: Annotated[int, typer.Option(metavar="N", help="Number of queues.")] = 1,
     direct: Annotated[bool, typer.Option("--direct", help="Bypass the page cache (O_DIRECT).")] = False,
@@ -122,7 +137,7 @@ def block(
     mask: Mask = "",
 ) -> None:
     """Serve a disk. SIGHUP makes it look at the size of IMAGE again."""
-    address = _address(socket, fd, systemd)
+    address = _address(socket, fd, systemd, vfio_user)
     null = str(image).removeprefix("null:") if str(image).startswith("null:") else None
     if null is None and not image.exists():
         raise ConfigurationError(f"there is no {image}; an empty disk is made by: truncate -s 1G {image}")
@@ -154,13 +169,14 @@ def entropy(
     socket: Socket = None,
     fd: Fd = None,
     systemd: Systemd = False,
+    vfio_user: VfioUser = None,
     source: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where random bytes come from; else the kernel's own.")
     ] = None,
     mask: Mask = "",
 ) -> None:
     """Serve random bytes."""
-    address = _address(socket, fd, systemd)
+    address = _address(socket, fd, systemd, vfio_user)
     from virtio.cli.live import serve_until_signal
     from virtio.device.entropy import EntropyDevice
 
@@ -172,6 +188,7 @@ def console(
     socket: Socket = None,
     fd: Fd = None,
     systemd: Systemd = False,
+    vfio_user: VfioUser = None,
     stdio: Annotated[bool, typer.Option("--stdio", help="Behind it: this terminal (the default).")] = False,
     pty: Annotated[bool, typer.Option("--pty", help="Behind it: a new pseudoterminal.")] = False,
     unix: Annotated[
@@ -183,7 +200,7 @@ def console(
     mask: Mask = "",
 ) -> None:
     """Serve a console. At a terminal, Ctrl-] ends it."""
-    address = _address(socket, fd, systemd)
+    address = _address(socket, fd, systemd, vfio_user)
     if stdio + pty + (unix is not None) > 1:
         raise ConfigurationError("give one of --stdio, --pty and --unix")
     dimensions = _size(size)

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from virtio.vm.boot import boot
+from virtio.vm.attachment import Transport
+from virtio.vm.boot import boot, elsewhere
 from virtio.vm.guest import Monitor
 from virtio.vm.kinds import KINDS
 from virtio.vm.terminal import interact
@@ -34,6 +35,13 @@ def vm(
     program: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="A program of this host to put into the guest.")
     ] = None,
+    transport: Annotated[
+        Transport, typer.Option(help="How the devices are attached: vfio-user makes them PCI functions.")
+    ] = "vhost-user",
+    vfio_user: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATH", help="A function that is served elsewhere, on this socket."),
+    ] = None,
     timeout: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="End the guest after so long.", min=0)
     ] = None,
@@ -55,6 +63,8 @@ def vm(
     try:
         with boot(
             devices,
+            transport=transport,
+            more=[elsewhere(Path(path).absolute()) for path in vfio_user or ()],
             monitor=vmm,
             kernel=kernel,
             memory=memory,

@@ -8,7 +8,7 @@ from typing import Any
 
 from virtio.device.base import Device
 from virtio.spec.core import F
-from virtio.transport import start
+from virtio.transport import open_driver_end, start
 from virtio.vm.attachment import Attachment, Transport
 from virtio.vm.guest import Guest
 
@@ -43,11 +43,28 @@ def attachment(device: Device, socket: Path, transport: Transport = "vhost-user"
 
 @contextlib.contextmanager
 def boot(
-    devices: Sequence[Device], *, transport: Transport = "vhost-user", **options: Any
+    devices: Sequence[Device],
+    *,
+    transport: Transport = "vhost-user",
+    more: Sequence[Attachment] = (),
+    **options: Any,
 ) -> Iterator[Guest]:
     """Serve ``devices`` and boot a guest with them; ``options`` are those of :class:`Guest`.
 
-    The devices stay open, so that their counters and images can be looked at afterwards.
+    ``more`` is served by others. The devices stay open, so that their counters and images can be looked at
+    afterwards.
     """
-    with serving(devices, transport) as attachments, Guest(attachments, **options) as guest:
+    with serving(devices, transport) as attachments, Guest([*attachments, *more], **options) as guest:
         yield guest
+
+
+def elsewhere(socket: Path) -> Attachment:
+    """Say how a guest gets the PCI function that somebody serves over vfio-user on ``socket``.
+
+    It is asked what it is, for the guest's kernel needs the right driver.
+    """
+    end = open_driver_end(f"vfio-user:{socket}")
+    try:
+        return Attachment(end.device_id or 0, socket, transport="vfio-user")
+    finally:
+        end.close()
