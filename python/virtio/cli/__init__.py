@@ -21,6 +21,7 @@ COMMANDS = {
     "vm": "Boot a small Linux guest with devices.",
     "demo": "Show it all: a guest, a disk, a console, checked and measured.",
     "info": "Show what a device says about itself.",
+    "lspci": "Show a PCI function as lspci -vv does.",
     "block": "Read, write and copy a disk that a block device offers.",
     "entropy": "Print random bytes from an entropy device.",
     "console": "Talk to a console device.",

@@ -126,6 +126,8 @@ EXPRESS_CAP = Struct("pci_express_cap", "PCIe 7.8", (
     Field("slot_2", le32[2]),
 ))
 EXPRESS_VERSION = 2
+EXPRESS_V1_SIZE = 0x14
+"""Of version 1, in an endpoint: it ends behind the link's status."""
 EXPRESS_ROLE_BASED_ERRORS = 1 << 15
 EXPRESS_FLR = 1 << 28
 EXPRESS_CONTROL_FLR = 1 << 15

@@ -188,13 +188,16 @@ def _add_power(space: ConfigSpace, *, no_soft_reset: bool) -> int:
 
 def _add_express(space: ConfigSpace) -> int:
     cap = pci_bus.EXPRESS_CAP
+    # Version 1 is shorter. What version 2 adds is empty here: it gives way to capabilities that are not.
+    version = pci_bus.EXPRESS_VERSION if space.room >= (cap.size or 0) else 1
     body = cap.pack(
-        capabilities=pci_bus.EXPRESS_VERSION,
+        capabilities=version,
         device_capabilities=pci_bus.EXPRESS_ROLE_BASED_ERRORS | pci_bus.EXPRESS_FLR,
         link_capabilities=LINK_2_5GT_X1 | PORT_WITH_ACTIVE_POWER,
         link_status=LINK_2_5GT_X1,
     )
-    offset = space.add_capability(pci_bus.CAP_ID.EXPRESS, body[2:])
+    end = cap.size if version > 1 else pci_bus.EXPRESS_V1_SIZE
+    offset = space.add_capability(pci_bus.CAP_ID.EXPRESS, body[2:end])
     # Error reporting, payload and read request sizes, ordering: they mean nothing here, but are kept.
     space.allow(offset + cap.offset("device_control"), 0x78FF, 2)
     space.allow_clearing(offset + cap.offset("device_status"), pci_bus.EXPRESS_STATUS_CLEARABLE, 2)

@@ -38,17 +38,20 @@ class CommonConfig:
         notification_value: Callable[[int], int],
         route: Callable[[int], Callable[[], object] | int | None],
         rewire: Callable[[int], object],
+        withdraw: Callable[[], object],
     ) -> None:
         """Show ``registers``.
 
         ``notification_value`` gives what a queue is notified with under VIRTIO_F_NOTIF_CONFIG_DATA, ``route``
-        where notifications for a vector go; ``rewire`` is called with a queue whose vector has changed.
+        where notifications for a vector go; ``rewire`` is called with a queue whose vector has changed,
+        ``withdraw`` when a reset takes interrupts back.
         """
         self._registers = registers
         self._vectors = vectors
         self._notification_value = notification_value
         self._route = route
         self._rewire = rewire
+        self._withdraw = withdraw
         self._generation = 0
         self._last_read = registers.device.config_generation
         self._fields = self._lay_out()
@@ -163,6 +166,7 @@ class CommonConfig:
         self._registers.set_status(value)
         if value == 0:
             self.clear()
+            self._withdraw()
 
     # --- vectors (4.1.5.1.2)
 

@@ -64,6 +64,11 @@ class ConfigSpace:
         self.capabilities.append((number, offset))
         return offset
 
+    @property
+    def room(self) -> int:
+        """Bytes that are left for capabilities."""
+        return pci_bus.CONFIG_SIZE - self._free
+
     def add_extended_capability(self, number: int, version: int, body: bytes) -> int:
         """Append an extended capability with ``body`` behind its header of four bytes; return where it is."""
         offset = self._extended_free

@@ -105,6 +105,11 @@ class PciDriverEnd:
             self._interrupts.close()
             raise
 
+    @property
+    def bus(self) -> PciBus:
+        """What leads to the function."""
+        return self._bus
+
     def _wake_up(self) -> None:
         """Have the function in D0, decode its addresses, and let it use memory."""
         config, power = ConfigReader(self._bus), self.function.power

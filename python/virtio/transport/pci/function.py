@@ -15,7 +15,7 @@ from virtio.errors import ConfigurationError, Error, ProtocolError, StateError
 from virtio.spec import pci_bus
 from virtio.spec.core import STATUS, F
 from virtio.transport.interface import DeviceEnd
-from virtio.transport.pci import capabilities
+from virtio.transport.pci import capabilities, lspci
 from virtio.transport.pci.address_space import AddressSpace, SharedMemory
 from virtio.transport.pci.capabilities import Structure
 from virtio.transport.pci.common_config import CommonConfig
@@ -44,7 +44,10 @@ OWN_FEATURES = F.RING_RESET
 
 
 class PciFunction:
-    """The function. Calls come from one thread at a time, but for :meth:`set_interrupts` and its like."""
+    """The function. Calls may come from any thread; one is carried out at a time."""
+
+    transitional = False
+    """Whether there is a legacy interface too."""
 
     def __init__(
         self,
@@ -64,6 +67,10 @@ class PciFunction:
         self.device = device
         self.layout = layout or Layout()
         self.layout.check()
+        if self.layout.revision == 0 and not self.transitional:
+            raise ConfigurationError(
+                f"{device.name}: revision 0 is for transitional devices (4.1.2.3), see TransitionalFunction"
+            )
         self.memory = Memory()
         self._attached = False
         self._lock = threading.RLock()
@@ -79,8 +86,8 @@ class PciFunction:
             notification_value=notification_value,
             route=self._interrupts.route,
             rewire=self._rewire,
+            withdraw=self._interrupts.withdraw,
         )
-        self._common.admin_queues = device.admin_queues
         self._notify = NotifyArea(
             self._registers,
             multiplier=self.layout.notify_multiplier,
@@ -150,6 +157,13 @@ class PciFunction:
             )
             for index in range(len(self._registers.queues))
         )
+
+    def lspci(self, slot: str = "00:00.0") -> str:
+        """Describe it as ``lspci -vv`` does."""
+        config = self.read(RegionIndex.CONFIG, 0, self.regions[RegionIndex.CONFIG].size)
+        return lspci.text(config, self.regions, slot)
+
+    __str__ = lspci
 
     # --- a driver's side comes and goes
 

@@ -104,6 +104,12 @@ class Interrupts:
             self._open, self._pin_disabled = open, pin_disabled
         self._settle()
 
+    def withdraw(self) -> None:
+        """Take back what was raised: the device was reset."""
+        with self._lock:
+            self._isr = 0
+            self._pending.clear()
+
     def read_isr(self) -> int:
         """Read the ISR status, which clears it and takes the interrupt back (4.1.4.5.1)."""
         with self._lock:
