@@ -148,8 +148,9 @@ def _header_lines(
     if header.command & pci_bus.COMMAND.BUS_MASTER:
         cache = f", Cache Line Size: {4 * header.cache_line_size} bytes" if header.cache_line_size else ""
         yield f"\tLatency: {header.latency_timer}{cache}"
-    if header.interrupt_pin:
-        yield f"\tInterrupt: pin {chr(64 + header.interrupt_pin)} routed to IRQ {header.interrupt_line}"
+    if header.interrupt_pin or header.interrupt_line:
+        pin = chr(64 + header.interrupt_pin) if header.interrupt_pin else "?"
+        yield f"\tInterrupt: pin {pin} routed to IRQ {header.interrupt_line}"
     yield from _bar_lines(header, config, regions)
 
 
