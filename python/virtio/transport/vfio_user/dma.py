@@ -68,7 +68,7 @@ class DmaTable:
         """DMA_MAP."""
         if wanted.argsz < DmaMap.FORM.size:
             raise invalid(f"argsz is {wanted.argsz}")
-        if not wanted.flags or wanted.flags & ~(DmaFlag.READ | DmaFlag.WRITE):
+        if not wanted.flags or wanted.flags & ~int(DmaFlag.READ | DmaFlag.WRITE):
             raise invalid(f"flags are {wanted.flags:#x}")
         end = wanted.address + wanted.size
         if not wanted.size or end > _END:

@@ -45,7 +45,7 @@ class Irqs:
         extra = payload[IrqSetting.FORM.size :]
         kind = IrqSet(wanted.flags & IRQ_DATA)
         action = IrqSet(wanted.flags & IRQ_ACTION)
-        if wanted.flags & ~(IRQ_DATA | IRQ_ACTION) or kind.bit_count() != 1 or action.bit_count() != 1:
+        if wanted.flags & ~int(IRQ_DATA | IRQ_ACTION) or kind.bit_count() != 1 or action.bit_count() != 1:
             raise invalid(f"flags are {wanted.flags:#x}")
         if wanted.index >= len(self._function.interrupts):
             raise invalid(f"there are no interrupts {wanted.index}")
