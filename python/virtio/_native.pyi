@@ -443,6 +443,14 @@ class Queue:
         """
     def set_error(self, fd: int | None) -> None:
         """Signal this eventfd when the driver broke a rule."""
+    def set_inflight(self, fd: int | None, offset: int = 0, size: int = 0, *, entries: int = 0) -> None:
+        """Keep in memory that outlives this process what has been taken and not completed; None: nowhere.
+
+        ``size`` bytes of ``fd`` from ``offset`` are this queue's part of vhost-user's in-flight memory, made
+        for a queue of ``entries``. It holds from the next :meth:`start` on. What a predecessor left there is
+        taken again first, and goes before the configured base; if that makes no sense the queue is broken.
+        Raises :exc:`~virtio.TransportError` for a descriptor that cannot be mapped or is too short.
+        """
     def notify(self, data: int | None = None) -> None:
         """Kick in-band: look at the ring now.
 

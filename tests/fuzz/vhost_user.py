@@ -87,7 +87,7 @@ PAYLOADS: dict[str, tuple[Any, ...]] = {
     "configuration access": (ConfigAccess(0, 8, 0, bytes(8)), ConfigAccess(52, 4, 1, b"abcd")),
     "log": (LogArea(4096, 0),),
     "IOTLB": (Iotlb(0, 4096, 0, 3, 2),),
-    "inflight": (Inflight(0, 0, 2, 256),),
+    "inflight": (Inflight(0, 0, 2, 256), Inflight(0x4000, 0x100, 2, 256), Inflight(0x10000, 0, 1, 256)),
     "device state transfer": (StateTransfer(0, 0),),
     "bytes": (bytes(16),),
 }
@@ -141,8 +141,9 @@ class Scene:
             match action:
                 case Send(data, fds):
                     assert not self.ended, "an answer after the end"
-                    assert not fds
                     (message,) = self._answers.receive(data)
+                    inflight = message.number == FRONT_END["GET_INFLIGHT_FD"].number
+                    assert len(fds) == (inflight and message.payload.mmap_size > 0)
                     assert message.is_reply
                     assert message.problem is None
                 case SendRequest(data):
@@ -271,7 +272,7 @@ def message(choice: random.Random) -> bytes:
     data = encode_request(kind, payload, need_reply=choice.random() < 0.5)
     if kind.request.name == "memory regions":
         return step(MAIN, 0x10 | len(payload), data)
-    first = 1 if "MEM" in kind.name else 2 if "REQ_FD" in kind.name else 0
+    first = 1 if "MEM" in kind.name or "INFLIGHT" in kind.name else 2 if "REQ_FD" in kind.name else 0
     return step(MAIN, first << 4 | kind.descriptors[1], data)
 
 

@@ -37,6 +37,7 @@ class FakeQueue:
         self.call: int | Callable[[], object] | None = None
         self.error: int | None = None
         self.notified = 0
+        self.inflight: tuple[int, int, int] | None = None
         self.starts = 0
         self.hangs = False
 
@@ -72,6 +73,11 @@ class FakeQueue:
 
     def set_error(self, fd: int | None) -> None:
         self.error = _checked(fd)
+
+    def set_inflight(self, fd: int | None, offset: int = 0, size: int = 0, *, entries: int = 0) -> None:
+        if fd is not None and os.fstat(fd).st_size < offset + size:
+            raise TransportError("in-flight memory beyond its file")
+        self.inflight = None if fd is None else (offset, size, entries)
 
     def notify(self, data: int | None = None) -> None:
         self.notified += 1

@@ -4,7 +4,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,12 @@ from tests.transport.contract import BASIC, SECONDS, Failures, Mirror, Ring, awa
 from tests.transport.rogue import Rogue, silence
 from tests.transport.test_back_ends import programs, read, running
 
-import virtio
 from virtio.errors import TransportError
 from virtio.queue import Chain
 from virtio.spec import core
 from virtio.transport.interface import Server
-from virtio.transport.vhost_user import VhostUserDriverEnd, open_driver_end
+from virtio.transport.unix.listener import open_listener
+from virtio.transport.vhost_user import VhostUserDriverEnd, VhostUserServer, open_driver_end
 from virtio.transport.vhost_user.backend import PROTOCOL_FEATURES
 from virtio.transport.vhost_user.codec import Message, encode, encode_reply
 from virtio.transport.vhost_user.exchange import UnrecoverableError, ViolationError
@@ -36,8 +36,10 @@ class Home:
         self._server: Server | None = None
         stack.callback(self.leave)
 
-    def come(self) -> None:
-        self._server = virtio.start(self.device, f"vhost-user:{self.path}")
+    def come(self, without: ProtocolFeature | None = None) -> None:
+        features = PROTOCOL_FEATURES & ~(without.mask if without is not None else 0)
+        listener = open_listener(str(self.path), "vhost-user")
+        self._server = VhostUserServer(self.device, listener, protocol_features=features)
 
     def leave(self) -> None:
         if self._server is not None:
@@ -90,54 +92,98 @@ def test_calls_wait_while_the_back_end_is_away(home: Home) -> None:
         later.join()
 
 
-def test_in_order_rings_go_on_with_requests_under_way(home: Home) -> None:
-    holding, held = threading.Event(), list[Chain]()
-    holding.set()
-    answer = home.device.on_requests
+class Holding:
+    """Has a device keep the chains that it takes, until it is told to answer."""
 
-    def hold(chain: Chain) -> None:
-        if holding.is_set():
-            held.append(chain)
+    def __init__(self, device: Mirror) -> None:
+        self.chains: list[Chain] = []
+        self.on = True
+        self._device, self._answer = device, device.on_requests
+        device.on_requests = self._take  # type: ignore[method-assign]
+
+    def _take(self, chain: Chain) -> None:
+        if self.on:
+            self.chains.append(chain)
             chain.hold(idle=True)
         else:
-            answer(chain)
+            self._answer(chain)
 
+    def wait(self, count: int) -> None:
+        queue = self._device.queues[0]
+        await_(lambda: (counters := queue.counters) is not None and counters.chains >= count)
+
+
+LAYOUTS = [
+    pytest.param(features, id=name)
+    for name, features in {
+        "split": 0,
+        "split-in-order": core.F.IN_ORDER,
+        "packed": core.F.RING_PACKED,
+        "packed-in-order": core.F.RING_PACKED | core.F.IN_ORDER,
+    }.items()
+]
+
+
+def finish(ring: Ring, heads: Sequence[int]) -> list[int]:
+    done: list[int] = []
+    while len(done) < len(heads):
+        ring.model.enable_interrupts()
+        used = ring.wait()
+        assert used
+        done += used
+    return done
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_requests_that_were_under_way_are_answered_by_the_next_back_end(home: Home, layout: int) -> None:
+    holding = Holding(home.device)
     home.device.offered_features |= core.F.IN_ORDER
-    home.device.on_requests = hold  # type: ignore[method-assign]
+    with connect(home) as end, live(end, BASIC | layout, [0]) as (ring,):
+        heads = [ring.offer(b"%d" % number) for number in range(5)]
+        holding.wait(5)
+        if not layout & core.F.IN_ORDER:
+            holding.chains.pop(2).complete(0)
+            await_(lambda: ring.wait() == [heads.pop(2)])
+        home.leave()
+        holding.on = False
+        home.come()
+        assert finish(ring, heads) == heads
+        assert [ring.model.data(head) for head in heads[:2]] == [b"0", b"1"]
+        for number in range(20):
+            ring.mirror(b"after %d" % number)
+        holding.chains.clear()  # they keep their memory
+
+
+def test_in_order_rings_go_on_without_in_flight_memory(home: Home) -> None:
+    holding = Holding(home.device)
+    home.leave()
+    home.device.offered_features |= core.F.IN_ORDER
+    home.come(ProtocolFeature.INFLIGHT_SHMFD)
     with connect(home) as end, live(end, BASIC | core.F.IN_ORDER, [0]) as (ring,):
         heads = [ring.offer(b"%d" % number) for number in range(5)]
-        await_(lambda: (counters := home.device.queues[0].counters) is not None and counters.chains == 5)
+        holding.wait(5)
         home.leave()
-        holding.clear()
-        home.come()
-        done: list[int] = []
-        while len(done) < len(heads):
-            used = ring.wait()
-            assert used
-            done += used
-        assert done == heads
-        held.clear()  # they keep their memory
+        holding.on = False
+        home.come(ProtocolFeature.INFLIGHT_SHMFD)
+        assert finish(ring, heads) == heads
+        holding.chains.clear()  # they keep their memory
 
 
 def test_requests_that_nobody_knows_of_are_an_error(home: Home) -> None:
-    held: list[Chain] = []
-
-    def hold(chain: Chain) -> None:
-        held.append(chain)
-        chain.hold(idle=True)
-
-    home.device.on_requests = hold  # type: ignore[method-assign]
+    holding = Holding(home.device)
+    home.leave()
+    home.come(ProtocolFeature.INFLIGHT_SHMFD)
     failures = Failures()
     with connect(home) as end, live(end, BASIC, [0]) as (ring,):
         end.on_failure(failures.take)
         ring.offer(b"lost")
-        await_(lambda: (counters := home.device.queues[0].counters) is not None and counters.chains == 1)
+        holding.wait(1)
         home.leave()
-        home.come()
+        home.come(ProtocolFeature.INFLIGHT_SHMFD)
         assert isinstance(failures.wait(), UnrecoverableError)
         with pytest.raises(TransportError):
             end.reset()
-        held.clear()  # they keep their memory
+        holding.chains.clear()  # they keep their memory
 
 
 def test_a_back_end_with_less_features_is_an_error(home: Home) -> None:

@@ -94,13 +94,9 @@ def test_what_cannot_be_done_is_refused(
     assert harness.ask("GET_QUEUE_NUM") == 2
 
 
-@pytest.mark.parametrize(
-    "name", ["GET_INFLIGHT_FD", "POSTCOPY_ADVISE", "CREATE_CRYPTO_SESSION", "SET_LOG_BASE"]
-)
+@pytest.mark.parametrize("name", ["POSTCOPY_ADVISE", "CREATE_CRYPTO_SESSION", "SET_LOG_BASE"])
 def test_what_must_be_answered_and_cannot_be_ends_the_connection(harness: Harness, name: str) -> None:
-    payload = {"GET_INFLIGHT_FD": (0, 0, 1, 2), "CREATE_CRYPTO_SESSION": b"", "SET_LOG_BASE": (0, 0)}.get(
-        name
-    )
+    payload = {"CREATE_CRYPTO_SESSION": b"", "SET_LOG_BASE": (0, 0)}.get(name)
     (action,) = harness.say(name, payload)
     assert isinstance(action, Disconnect)
     assert name in action.reason

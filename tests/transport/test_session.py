@@ -65,7 +65,7 @@ def test_features_that_cannot_be_are_refused_visibly(harness: Harness, features:
     "features",
     [
         1 << 40,
-        P.INFLIGHT_SHMFD.mask,
+        P.PAGEFAULT.mask,
         P.INBAND_NOTIFICATIONS.mask,
         P.INBAND_NOTIFICATIONS.mask | P.REPLY_ACK.mask,
         P.INBAND_NOTIFICATIONS.mask | P.BACKEND_REQ.mask,
@@ -80,7 +80,7 @@ def test_protocol_features_that_cannot_be_end_the_connection(harness: Harness, f
 def test_what_is_offered_is_there(harness: Harness) -> None:
     offered = harness.ask("GET_PROTOCOL_FEATURES")
     assert offered == PROTOCOL_FEATURES | IN_BAND
-    for feature in (P.INFLIGHT_SHMFD, P.PAGEFAULT, P.CROSS_ENDIAN):
+    for feature in (P.PAGEFAULT, P.CROSS_ENDIAN):
         assert not offered & feature.mask
 
 

@@ -40,7 +40,7 @@ pub(crate) fn borrow<'fd>(fd: i32) -> PyResult<BorrowedFd<'fd>> {
     Ok(unsafe { BorrowedFd::borrow_raw(fd) })
 }
 
-fn failure(error: &Error) -> PyErr {
+pub(crate) fn failure(error: &Error) -> PyErr {
     match error {
         Error::WrongKind | Error::BeyondFile { .. } | Error::System(..) | Error::InUse { .. } => {
             transport(error.to_string())

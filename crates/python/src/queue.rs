@@ -6,7 +6,7 @@ use crate::counters::Counters;
 use crate::errors::{ProtocolError, configuration, transport};
 use crate::handler::{BatchHandler, CallHandler, Form, Handler, Null, NullHandler, PyHandler};
 use crate::ledger::Ledger;
-use crate::memory::{Memory, borrow, seconds, space};
+use crate::memory::{Memory, borrow, failure, seconds, space};
 use crate::taken::Taken;
 use crate::{inside, live, log};
 use pyo3::exceptions::PyTypeError;
@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use virtqueue::fault::Fault;
 use virtqueue::notify::{Call, CallFd};
+use virtqueue::ring::inflight::Area;
 use virtqueue::ring::{Config, Notification, Ring};
 use virtqueue::worker::{self, MAX_BATCH, Options, Polling, Pool, StartError, Worker};
 
@@ -192,6 +193,23 @@ impl Queue {
     fn set_error(&self, fd: Option<i32>) -> PyResult<()> {
         let fd = fd.map(borrow).transpose()?;
         self.worker.set_error(fd).map_err(|error| wire(&error))
+    }
+
+    #[pyo3(signature = (fd, offset=0, size=0, *, entries=0))]
+    fn set_inflight(
+        &self,
+        py: Python<'_>,
+        fd: Option<i32>,
+        offset: u64,
+        size: u64,
+        entries: u16,
+    ) -> PyResult<()> {
+        let fd = fd.map(borrow).transpose()?;
+        let area = py
+            .detach(|| fd.map(|fd| Area::new(fd, offset, size, entries)).transpose())
+            .map_err(|error| failure(&error))?;
+        self.worker.set_inflight(area);
+        Ok(())
     }
 
     #[pyo3(signature = (data=None))]

@@ -95,6 +95,10 @@ class DeviceQueue:
         """Signal this eventfd when the driver breaks a rule."""
         self._attached().set_error(fd)
 
+    def set_inflight(self, fd: int | None, offset: int = 0, size: int = 0, *, entries: int = 0) -> None:
+        """Keep there what is under way, in vhost-user's form, and take up what a predecessor left."""
+        self._attached().set_inflight(fd, offset, size, entries=entries)
+
     def notify(self, data: int | None = None) -> None:
         """Kick in-band, with what the notification carried. Harmless on a queue that does not run."""
         if self._native is not None:

@@ -67,6 +67,9 @@ class QueueEnd(Protocol):
     def set_error(self, fd: int | None) -> None:
         """Signal broken rules there."""
 
+    def set_inflight(self, fd: int | None, offset: int = ..., size: int = ..., *, entries: int = ...) -> None:
+        """Keep there what is under way, and take up what a predecessor left; None: no more."""
+
     def notify(self, data: int | None = None) -> None:
         """Look at the ring now; ``data`` is what VIRTIO_F_NOTIFICATION_DATA told with the notification."""
 

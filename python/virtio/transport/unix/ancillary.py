@@ -56,6 +56,7 @@ class Outbox:
         self._most = most
         self._socket = target
         self._waiting: deque[tuple[memoryview, tuple[int, ...]]] = deque()
+        self._own: set[int] = set()
         self._size = 0
 
     @property
@@ -69,10 +70,14 @@ class Outbox:
         return self._size > self._most
 
     def send(self, data: bytes, fds: tuple[int, ...] = ()) -> None:
-        """Send now, or when the socket takes it."""
+        """Send now, or when the socket takes it: until then it has duplicates of the descriptors."""
         self._waiting.append((memoryview(data), fds))
         self._size += len(data)
         self.flush()
+        if fds and self._waiting and self._waiting[-1][1] == fds:
+            kept = tuple(os.dup(fd) for fd in fds)
+            self._own.update(kept)
+            self._waiting[-1] = (self._waiting[-1][0], kept)
 
     def flush(self) -> None:
         """Send what the socket takes."""
@@ -84,5 +89,17 @@ class Outbox:
                 return
             self._size -= sent
             self._waiting.popleft()
+            self._close(fds)
             if sent < len(data):
                 self._waiting.appendleft((data[sent:], ()))
+
+    def close(self) -> None:
+        """Forget what waits."""
+        self._waiting.clear()
+        self._size = 0
+        self._close(tuple(self._own))
+
+    def _close(self, fds: tuple[int, ...]) -> None:
+        for fd in self._own.intersection(fds):
+            self._own.discard(fd)
+            os.close(fd)

@@ -7,7 +7,7 @@ from virtio.transport.vhost_user.state_transfer import StateTransfer
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send bytes, with descriptors, to the front end."""
+    """Send bytes, with descriptors, to the front end. They are valid until the session is called again."""
 
     data: bytes
     fds: tuple[int, ...] = ()

@@ -4,7 +4,7 @@ import logging
 import os
 import stat
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from virtio._native import Region
 from virtio.errors import Error, FeatureNegotiationError, TransportError
@@ -13,6 +13,7 @@ from virtio.transport.interface import DeviceEnd, GuestMemory, TransportEvents
 from virtio.transport.vhost_user.codec import Message
 from virtio.transport.vhost_user.device_state import DeviceState
 from virtio.transport.vhost_user.dirty import DirtyLog
+from virtio.transport.vhost_user.inflight import InflightMemory
 from virtio.transport.vhost_user.messages import (
     F_LOG_ALL,
     F_PROTOCOL_FEATURES,
@@ -20,7 +21,13 @@ from virtio.transport.vhost_user.messages import (
     VRING_F_LOG,
     ProtocolFeature,
 )
-from virtio.transport.vhost_user.payloads import ConfigAccess, MemoryRegion, VringAddress, VringState
+from virtio.transport.vhost_user.payloads import (
+    ConfigAccess,
+    Inflight,
+    MemoryRegion,
+    VringAddress,
+    VringState,
+)
 from virtio.transport.vhost_user.vring import Vring
 
 _P = ProtocolFeature
@@ -38,6 +45,7 @@ PROTOCOL_FEATURES = sum(
         _P.STATUS,
         _P.LOG_SHMFD,
         _P.DEVICE_STATE,
+        _P.INFLIGHT_SHMFD,
     )
 )
 """The protocol features that are offered unless told otherwise."""
@@ -74,6 +82,13 @@ class FatalError(TransportError):
     """The connection cannot go on."""
 
 
+class Answer(NamedTuple):
+    """The payload of an answer, and a descriptor that goes with it; valid until the next message."""
+
+    payload: Any
+    fd: int
+
+
 class BackEnd:
     """The state of a connection on the device's side."""
 
@@ -103,6 +118,7 @@ class BackEnd:
         self._status = 0
         self._log = DirtyLog(memory, timeout)
         self.state = DeviceState(device)
+        self._inflight = InflightMemory()
         device.attach(memory, events)
         carried = device.queues[: len(device.queues) - len(device.admin_queues)]
         self.vrings = tuple(Vring(queue, index, memory) for index, queue in enumerate(carried))
@@ -118,6 +134,7 @@ class BackEnd:
 
     def handle(self, message: Message) -> Any:
         """Do what a request says; return the payload of its answer, if it has one."""
+        self._inflight.sent()
         kind = message.kind
         if kind is None:
             raise TransportError("not a message of the protocol")
@@ -137,6 +154,7 @@ class BackEnd:
         finally:
             self.state.close()
             self._log.close()
+            self._inflight.close()
             self._memory.clear(self._timeout)
 
     # --- features
@@ -260,6 +278,22 @@ class BackEnd:
             f"user {region.user_address:#x}"
         )
 
+    # --- in-flight memory
+
+    def get_inflight_fd(self, message: Message) -> Answer:
+        """GET_INFLIGHT_FD: make memory that outlives us. Without features the larger layout is meant."""
+        packed = self._accepted is None or bool(self._accepted & F.RING_PACKED)
+        return Answer(*self._inflight.make(message.payload, len(self.vrings), packed=packed))
+
+    def set_inflight_fd(self, message: Message) -> None:
+        """SET_INFLIGHT_FD: made here, or by a predecessor, which then may have left requests there."""
+        if any(vring.live for vring in self.vrings):
+            raise TransportError("in-flight memory cannot change while rings are live")
+        area: Inflight = message.payload
+        self._inflight.take(area, message.fds[0], len(self.vrings))
+        for vring in self.vrings:
+            vring.left = None
+
     # --- rings
 
     def get_queue_num(self, _: Message) -> int:
@@ -351,7 +385,7 @@ class BackEnd:
                 raise TransportError("a ring is started before features were negotiated")
             self.device.set_status(self.device.status & ~STATUS.DEVICE_NEEDS_RESET | LIVE_STATUS)
             in_band = self.has(_P.INBAND_NOTIFICATIONS)
-            vring.start((lambda: self._call_in_band(vring.index)) if in_band else None)
+            vring.start((lambda: self._call_in_band(vring.index)) if in_band else None, self._inflight)
 
     # --- device state
 
@@ -401,12 +435,13 @@ class BackEnd:
         if status > 0xFF:
             raise TransportError(f"status {status:#x} has more than 8 bits")
         if status == 0:
-            self._reset(enabled=False)
+            self.reset_device(message)
         self._status = status & ~STATUS.DEVICE_NEEDS_RESET
 
     def reset_device(self, _: Message) -> None:
         """RESET_DEVICE."""
         self._reset(enabled=False)
+        self._inflight.reset()
 
     @property
     def _broken(self) -> bool:
@@ -419,6 +454,7 @@ class BackEnd:
             except Error as error:
                 # The requests are given up, so the queue stands still all the same: the reset goes on.
                 _log.warning("%s: ring %d: %s", self.device.name, vring.index, error)
+        self._inflight.clear_used()
         self.device.set_status(0)
         self._accepted = None
         self._status = 0
@@ -453,6 +489,8 @@ _HANDLERS: dict[str, Callable[[BackEnd, Message], Any]] = {
     "GET_MAX_MEM_SLOTS": BackEnd.get_max_mem_slots,
     "SET_LOG_BASE": BackEnd.set_log_base,
     "SET_LOG_FD": BackEnd.set_log_fd,
+    "GET_INFLIGHT_FD": BackEnd.get_inflight_fd,
+    "SET_INFLIGHT_FD": BackEnd.set_inflight_fd,
     "ADD_MEM_REG": BackEnd.add_mem_reg,
     "REM_MEM_REG": BackEnd.rem_mem_reg,
     "SET_STATUS": BackEnd.set_status,

@@ -83,6 +83,7 @@ class Connection:
             self._drop_channel()
             self._mailbox.close()
             self._selector.close()
+            self._outbox.close()
             self._socket.close()
 
     # --- events

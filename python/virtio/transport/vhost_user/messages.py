@@ -123,7 +123,9 @@ _FRONT_END = (
     MessageType(28, "POSTCOPY_ADVISE", form.EMPTY, form.EMPTY, (0, 0), _P.PAGEFAULT, "2.12"),
     MessageType(29, "POSTCOPY_LISTEN", form.EMPTY, None, (0, 0), _P.PAGEFAULT, "2.12"),
     MessageType(30, "POSTCOPY_END", form.EMPTY, form.U64, (0, 0), _P.PAGEFAULT, "2.12", (1,)),
-    MessageType(31, "GET_INFLIGHT_FD", form.INFLIGHT, form.INFLIGHT, (0, 0), _P.INFLIGHT_SHMFD, "4.0"),
+    # An area of 0 bytes: there is none to be had, as QEMU understands it.
+    MessageType(31, "GET_INFLIGHT_FD", form.INFLIGHT, form.INFLIGHT, (0, 0), _P.INFLIGHT_SHMFD, "4.0",
+                (form.Inflight(0, 0, 0, 0),)),
     MessageType(32, "SET_INFLIGHT_FD", form.INFLIGHT, None, (1, 1), _P.INFLIGHT_SHMFD, "4.0"),
     MessageType(33, "GPU_SET_SOCKET", form.EMPTY, None, (1, 1), since="4.1"),
     MessageType(34, "RESET_DEVICE", form.EMPTY, None, (0, 0), _P.RESET_DEVICE, "5.0"),

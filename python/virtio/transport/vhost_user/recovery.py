@@ -14,6 +14,7 @@ from virtio.memory.shared import SharedMemory
 from virtio.spec.core import F
 from virtio.transport.vhost_user.exchange import UnrecoverableError, ViolationError
 from virtio.transport.vhost_user.frontend import FrontEnd
+from virtio.transport.vhost_user.inflight import part_size
 from virtio.transport.vhost_user.payloads import Inflight
 
 FIRST_DELAY = 0.01
@@ -22,9 +23,8 @@ LONGEST_DELAY = 1.0
 _INDEX = struct.Struct("<H")
 _RING_INDEX = 2  # offset of idx in both rings of a split queue
 
-# What begins a queue's part of the in-flight memory of packed rings, and the length of an entry after it.
+# What begins a queue's part of the in-flight memory of packed rings.
 _PACKED_REGION = struct.Struct("=QHHHHHHBB7x3x")
-_PACKED_ENTRY = 32
 
 
 def delays() -> Iterator[float]:
@@ -54,7 +54,7 @@ def _base(front: FrontEnd, memory: SharedMemory, index: int, offered: int | None
     if features & F.RING_PACKED:
         if front.inflight is None:
             raise UnrecoverableError("a packed ring cannot go on without in-flight tracking")
-        return _packed_base(front.inflight, index)
+        return _packed_base(front.inflight, index, ring.base)
     used = _read_index(memory, ring.used)
     done = used in (offered, _read_index(memory, ring.available))
     if front.inflight is None and not features & F.IN_ORDER and not done:
@@ -66,15 +66,16 @@ def _read_index(memory: SharedMemory, address: int) -> int:
     return int(_INDEX.unpack(memory.native.read(address + _RING_INDEX, 2))[0])
 
 
-def _packed_base(inflight: tuple[Inflight, int], index: int) -> int:
+def _packed_base(inflight: tuple[Inflight, int], index: int, base: int) -> int:
     """Read from in-flight memory how far a packed ring was used. The back end knows the rest from there."""
     area, fd = inflight
-    part = -(-(_PACKED_REGION.size + area.queue_size * _PACKED_ENTRY) // 64) * 64
+    part = part_size(area.queue_size, packed=True)
     at = area.mmap_offset + index * part
     if (index + 1) * part > area.mmap_size:
         raise ViolationError(f"in-flight memory without a place for queue {index}")
     with mmap.mmap(fd, area.mmap_offset + area.mmap_size, access=mmap.ACCESS_READ) as view:
-        fields = _PACKED_REGION.unpack_from(view, at)
-    used, wrap = int(fields[6]), bool(fields[8])
-    half = used & 0x7FFF | wrap << 15
+        _, version, _, _, _, _, used, _, wrap = _PACKED_REGION.unpack_from(view, at)
+    if not version:
+        return base  # it went before it had taken anything
+    half: int = used & 0x7FFF | bool(wrap) << 15
     return half << 16 | half

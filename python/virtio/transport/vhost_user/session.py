@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 from virtio.errors import Error, ProtocolError, TransportError
 from virtio.transport.interface import DeviceEnd, GuestMemory
+from virtio.transport.unix.framing import close_all
 from virtio.transport.vhost_user.actions import (
     Action,
     BuffersUsed,
@@ -27,7 +28,7 @@ from virtio.transport.vhost_user.actions import (
     UseChannel,
     WatchTransfer,
 )
-from virtio.transport.vhost_user.backend import PROTOCOL_FEATURES, BackEnd, FatalError, is_socket
+from virtio.transport.vhost_user.backend import PROTOCOL_FEATURES, Answer, BackEnd, FatalError, is_socket
 from virtio.transport.vhost_user.channel import BackEndChannel
 from virtio.transport.vhost_user.codec import Decoder, Message, encode_acknowledgement, encode_reply
 from virtio.transport.vhost_user.messages import FRONT_END, ProtocolFeature
@@ -111,6 +112,7 @@ class Session:
     def receive_channel(self, data: bytes, fds: Sequence[int] = (), *, lost: bool = False) -> list[Action]:
         """Take what the front end answered on the back end's own channel."""
         if self._channel is None:
+            close_all(fds)
             return []
         answer = self._channel.receive(data, tuple(fds), lost=lost)
         return self._request(answer)
@@ -164,7 +166,10 @@ class Session:
             self._refuse(message, name, actions)
         else:
             if message.kind is not None and message.kind.reply is not None:
-                actions.append(Send(encode_reply(message.kind, payload)))
+                fds: tuple[int, ...] = ()
+                if isinstance(payload, Answer):
+                    payload, fds = payload.payload, (payload.fd,)
+                actions.append(Send(encode_reply(message.kind, payload), fds))
             elif self._acknowledges(message):
                 actions.append(Send(encode_acknowledgement(message.number, 0)))
         if self._back_end.state.transfer is not self._transfer:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from virtio.errors import Error, TransportError
 from virtio.transport.interface import GuestMemory, QueueEnd
+from virtio.transport.vhost_user.inflight import InflightMemory
 from virtio.transport.vhost_user.payloads import VringAddress
 from virtio.transport.vhost_user.quirks import packed_base
 
@@ -39,6 +40,8 @@ class Vring:
         """The driver broke a rule here: nothing runs until the device is reset."""
         self.call_set = False
         self.error_set = False
+        self.left: int | None = None
+        """Where it stopped last, if it has run with the present in-flight memory."""
         self._memory = memory
         self._size = 0
         self._address: VringAddress | None = None
@@ -110,13 +113,16 @@ class Vring:
 
     # --- what follows
 
-    def start(self, in_band_call: Callable[[], object] | None) -> None:
-        """Start the queue."""
+    def start(self, in_band_call: Callable[[], object] | None, inflight: InflightMemory) -> None:
+        """Start the queue, with its part of the in-flight memory."""
         address = self._address
         if address is None:
             raise TransportError("the ring has no address")
         if self.packed:
             self._base = packed_base(self._base, self._first_flags(address))
+        if self.left not in (None, self._base):
+            inflight.clear(self.index)  # a new ring in the place of the one that was stopped
+        part = inflight.part(self.index, self._size, packed=self.packed)
         self.queue.configure(
             size=self._size,
             descriptors=address.descriptors,
@@ -125,6 +131,11 @@ class Vring:
             space="user",
             base=self._base,
         )
+        if part is None:
+            self.queue.set_inflight(None)
+        else:
+            fd, offset, length, entries = part
+            self.queue.set_inflight(fd, offset, length, entries=entries)
         if in_band_call is not None and not self.call_set:
             self.queue.set_call(in_band_call)
         try:
@@ -139,7 +150,7 @@ class Vring:
         if self.live:
             self.live = False
             self.failed = self.failed or self.queue.broken
-            self._base = self.queue.stop(timeout)
+            self._base = self.left = self.queue.stop(timeout)
 
     def stop(self, timeout: float) -> int:
         """Stop the ring: it must be kicked, or get a new kick descriptor, to start again. Return its base."""
