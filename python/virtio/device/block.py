@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from virtio._native import BlockHandler, BlockRequest, BlockTarget, Handler
+from virtio.device.admin import Administrator
 from virtio.device.base import Device
 from virtio.device.block_backend import Store, adapt, zeros
 from virtio.errors import ConfigurationError, IOCompleted, IOFailed, StateError, UnsupportedRequest
@@ -72,6 +73,7 @@ class BlockDevice(Device):
         polling: int = 0,
         name: str = "",
         mask: int | str = 0,
+        administration: Administrator | None = None,
     ) -> None:
         """Serve ``image``.
 
@@ -86,6 +88,7 @@ class BlockDevice(Device):
         is stated). ``discard`` None: if the image can give back space. ``max_sectors`` and ``max_segments``
         bound discard, write-zeroes and secure-erase requests. ``lifetime``: pre_eol_info and both wear
         estimates of 5.2.6. ``polling``: microseconds for which a queue looks for requests before it sleeps.
+        ``administration`` carries out commands for the group that the device owns.
         """
         self._check(cache, serial, queues, block_size, physical_block_size)
         self._path: Path | int | None = None
@@ -147,7 +150,9 @@ class BlockDevice(Device):
         if features & F.WRITE_ZEROES:
             config["write_zeroes_may_unmap"] = int(can_discard)
 
-        super().__init__(name=name, features=features, mask=mask, config=config)
+        super().__init__(
+            name=name, features=features, mask=mask, administration=administration, config=config
+        )
         if not self.offered_features & F.FLUSH:  # a must for CONFIG_WCE (5.2.5.2)
             self.offered_features &= ~F.CONFIG_WCE
         if polling:

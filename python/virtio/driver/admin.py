@@ -12,12 +12,13 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from virtio.errors import ConfigurationError, DeviceError
+from virtio.errors import ConfigurationError, DeviceError, TransportError
 from virtio.spec import admin
 from virtio.spec.admin_data import ANSWER_SIZE, HEADER, Part, bits_of, numbers_of, unpack_parts
 
 if TYPE_CHECKING:
     from virtio.driver.base import Driver
+    from virtio.driver.queue import DriverQueue
 
 SELF, SR_IOV = admin.GROUP.SELF, admin.GROUP.SR_IOV
 OPCODE = admin.OPCODE
@@ -41,9 +42,12 @@ class Administration:
 
     def __init__(self, driver: "Driver", index: int) -> None:
         """Use queue ``index`` of a device that is being set up."""
-        self._driver = driver
         self._lock = threading.Lock()
-        self._queue = driver.add_queue(index)
+        self._device: tuple[Driver, DriverQueue] | None = (driver, driver.add_queue(index))
+
+    def close(self) -> None:
+        """The driver is closed."""
+        self._device = None
 
     def group(self, number: int) -> "AdminGroup":
         """Return a group, having told the owner that all it offers for it will be used (2.12.1).
@@ -69,9 +73,12 @@ class Administration:
         """
         packed = HEADER.pack(opcode=opcode, group_type=group, group_member_id=member) + data
         packed += bytes(-len(packed) % 8)
-        native = self._queue.native
         with self._lock:
-            buffer = self._driver.allocate(len(packed) + ANSWER_SIZE + room)
+            if self._device is None:
+                raise TransportError("the driver is closed")
+            driver, queue = self._device
+            native = queue.native
+            buffer = driver.allocate(len(packed) + ANSWER_SIZE + room)
             view = memoryview(buffer).cast("B")
             view[: len(packed)] = packed
             token = native.submit(
@@ -79,7 +86,7 @@ class Administration:
             )
             if token is None:
                 raise ConfigurationError("the administration virtqueue is full: a command got stuck")
-            written, _ = native.wait(token, self._driver.end.timeout if timeout is None else timeout)
+            written, _ = native.wait(token, driver.end.timeout if timeout is None else timeout)
             # What the device did not write counts as zero (2.13).
             answer = bytes(view[len(packed) : len(packed) + written]).ljust(ANSWER_SIZE, b"\0")
         status, qualifier = (int.from_bytes(answer[at : at + 2], "little") for at in (0, 2))

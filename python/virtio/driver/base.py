@@ -269,6 +269,8 @@ class Driver:
             _log.debug("%s: while letting go: %s", end.address, error)
         for queue in self.queues:
             queue.free()
+        if self.administration is not None:
+            self.administration.close()
         end.close()
 
     def __enter__(self) -> Self:

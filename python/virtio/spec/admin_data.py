@@ -43,10 +43,13 @@ class Part(NamedTuple):
 
 
 def unpack_parts(data: bytes, *, limit: int = 1 << 16) -> list[Part]:
-    """Take parts apart that stand one after another; :exc:`~virtio.ProtocolError` if they do not end so."""
+    """Take parts apart that stand one after another; :exc:`~virtio.ProtocolError` if they do not end so.
+
+    Zeros behind the last, too few for another, fill a command up to a multiple of 64 bits (2.13.2).
+    """
     parts: list[Part] = []
     size = admin.PART_HDR.size or 0
-    while data:
+    while len(data) >= 8 or any(data):
         header = admin.PART_HDR.unpack(data)
         end = size + header.length
         if end > len(data) or len(parts) >= limit:

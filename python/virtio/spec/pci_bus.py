@@ -144,4 +144,27 @@ EXTENDED_CAP_ID = Codes(
     Code(0x0003, "SERIAL_NUMBER"),
     Code(0x0010, "SR_IOV"),
 )
+
+SRIOV_CAP = Struct("pci_sriov_cap", "PCIe 9.3.3", (
+    Field("header", le32, "that of every extended capability"),
+    Field("capabilities", le32),
+    Field("control", le16, access=RW),
+    Field("status", le16),
+    Field("initial_vfs", le16),
+    Field("total_vfs", le16),
+    Field("num_vfs", le16, access=RW),
+    Field("dependency_link", u8),
+    Field("reserved", u8),
+    Field("first_vf_offset", le16),
+    Field("vf_stride", le16),
+    Field("reserved_2", le16),
+    Field("vf_device_id", le16),
+    Field("supported_page_sizes", le32, "bit n: pages of 2^(n+12) bytes"),
+    Field("system_page_size", le32, access=RW),
+    Field("vf_bar", le32[BARS], access=RW),
+    Field("migration_state_array", le32),
+))
+SRIOV_VF_ENABLE = 0x01
+SRIOV_VF_MSE = 0x08
+"""The memory space of virtual functions is enabled."""
 # fmt: on

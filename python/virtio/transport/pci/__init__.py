@@ -12,6 +12,7 @@ from virtio.transport.pci.function import PciFunction
 from virtio.transport.pci.interface import InterruptIndex, MapArea, Notification, PciBus, Region, RegionIndex
 from virtio.transport.pci.layout import Bar, Layout, Place, VendorData
 from virtio.transport.pci.local import FunctionServer, LocalBus
+from virtio.transport.pci.sriov import VirtualFunctions
 
 __all__ = [
     "Bar",
@@ -27,17 +28,19 @@ __all__ = [
     "RegionIndex",
     "SharedMemory",
     "VendorData",
+    "VirtualFunctions",
     "open_driver_end",
     "start",
 ]
 
 
-def start(device: DeviceEnd, name: str, **options: Any) -> FunctionServer:
+def start(device: DeviceEnd | PciFunction, name: str, **options: Any) -> FunctionServer:
     """Make ``device`` a function that is known as ``pci:NAME`` in this process.
 
-    ``options`` are those of :class:`PciFunction`.
+    ``options`` are those of :class:`PciFunction`; ``device`` may also be a function already.
     """
-    return FunctionServer(device, name, **options)
+    function = device if isinstance(device, PciFunction) else PciFunction(device, **options)
+    return FunctionServer(function, name)
 
 
 def open_driver_end(

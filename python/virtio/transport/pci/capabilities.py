@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from virtio.errors import ConfigurationError
 from virtio.spec import pci, pci_bus
@@ -25,6 +26,13 @@ class Structure:
     size: int
 
 
+class ExtendedCapability(Protocol):
+    """Something that has a capability of its own in extended configuration space."""
+
+    def add_capability(self, space: ConfigSpace, device_id: int) -> None:
+        """Add it to a space that is being built, of a function with a device of this type."""
+
+
 class Placement:
     """Offsets of what reacts when it is written to; None: it is not there."""
 
@@ -42,6 +50,7 @@ def build(
     *,
     vectors: int,
     shared_memory: Mapping[int, Structure],
+    more: Sequence[ExtendedCapability] = (),
 ) -> tuple[ConfigSpace, Placement]:
     """Return the space and where things are in it.
 
@@ -65,6 +74,8 @@ def build(
         if layout.serial_number is not None:
             serial = layout.serial_number.to_bytes(8, "little")
             space.add_extended_capability(pci_bus.EXTENDED_CAP_ID.SERIAL_NUMBER, 1, serial)
+    for capability in more:
+        capability.add_capability(space, device_id)
     space.seal()
     return space, placement
 

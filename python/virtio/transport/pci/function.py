@@ -17,7 +17,7 @@ from virtio.spec.core import STATUS, F
 from virtio.transport.interface import DeviceEnd
 from virtio.transport.pci import capabilities, lspci
 from virtio.transport.pci.address_space import AddressSpace, SharedMemory
-from virtio.transport.pci.capabilities import Structure
+from virtio.transport.pci.capabilities import ExtendedCapability, Structure
 from virtio.transport.pci.common_config import CommonConfig
 from virtio.transport.pci.config_access import ConfigRegisters
 from virtio.transport.pci.interface import InterruptIndex, Notification, Region, RegionIndex, Target
@@ -57,13 +57,17 @@ class PciFunction:
         features: int = OWN_FEATURES,
         notification_value: Callable[[int], int] = lambda index: index,
         shared_memory: Sequence[SharedMemory] = (),
+        virtual_functions: ExtendedCapability | None = None,
     ) -> None:
         """Put ``device`` behind registers.
 
         ``layout``: where they are. ``features``: what to offer beyond the device's own; of these the function
         can RING_RESET, NOTIFICATION_DATA, NOTIF_CONFIG_DATA and ACCESS_PLATFORM. ``notification_value``: what
         a queue is notified with under NOTIF_CONFIG_DATA. Descriptors of ``shared_memory`` are duplicated.
+        ``virtual_functions`` make it a physical function, see :mod:`virtio.transport.pci.sriov`.
         """
+        if virtual_functions is not None:
+            features |= F.SR_IOV
         self.device = device
         self.layout = layout or Layout()
         self.layout.check()
@@ -74,7 +78,7 @@ class PciFunction:
         self.memory = Memory()
         self._attached = False
         self._lock = threading.RLock()
-        self._notification_value = notification_value
+        self.notification_value = notification_value
         self._registers = DeviceRegisters(device, CARRIED_FEATURES, added=features)
         vectors = self.layout.vectors
         if vectors is None:
@@ -99,12 +103,19 @@ class PciFunction:
         shared = self._space.place_shared_memory(shared_memory)
         self.regions: Sequence[Region] = self._space.regions()
         space, placement = capabilities.build(
-            self.layout, device.device_id, self.regions, structures, vectors=vectors, shared_memory=shared
+            self.layout,
+            device.device_id,
+            self.regions,
+            structures,
+            vectors=vectors,
+            shared_memory=shared,
+            more=() if virtual_functions is None else (virtual_functions,),
         )
         self._config = ConfigRegisters(
             space, placement, self, self._registers, no_soft_reset=self.layout.no_soft_reset
         )
         self._dma_paused = False
+        self._stopped = False
         self.decode()
 
     # --- building
@@ -136,6 +147,11 @@ class PciFunction:
         return self._interrupts.counts
 
     @property
+    def offered(self) -> int:
+        """The features that the driver is shown."""
+        return self._registers.offered
+
+    @property
     def ignored(self) -> Mapping[str, int]:
         """How many accesses were ignored, by the clause that forbids them."""
         return self._registers.ignored
@@ -152,7 +168,7 @@ class PciFunction:
                 region=place.bar,
                 offset=place.offset + self._notify.place(index),
                 size=2,
-                value=None if step else self._notification_value(index) if with_data else index,
+                value=None if step else self.notification_value(index) if with_data else index,
                 queue=index,
             )
             for index in range(len(self._registers.queues))
@@ -251,13 +267,13 @@ class PciFunction:
     def _may_run(self) -> bool:
         """Whether queues may run: the function may use memory, and memory is there."""
         masters = self._config.command & pci_bus.COMMAND.BUS_MASTER
-        return bool(masters) and self._config.awake and not self._dma_paused
+        return bool(masters) and self._config.awake and not self._dma_paused and not self._stopped
 
     def decode(self) -> None:
         """Act by what the command register and the power state say."""
         command, awake = self._config.command, self._config.awake
         self._interrupts.set_gate(
-            awake and bool(command & pci_bus.COMMAND.BUS_MASTER),
+            awake and bool(command & pci_bus.COMMAND.BUS_MASTER) and not self._stopped,
             pin_disabled=not awake or bool(command & pci_bus.COMMAND.INTERRUPT_DISABLE),
         )
         self._registers.set_gate(self._may_run)
@@ -342,6 +358,20 @@ class PciFunction:
 
     def needs_reset(self, fault: ProtocolError) -> None:
         """The device cannot go on: the status says so, and the notification that it sends besides."""
+
+    # --- stopped by its owner (2.12.1.4.3.4)
+
+    def stop(self) -> None:
+        """Touch no memory and notify nobody until :meth:`resume`; what was begun is finished."""
+        with self._lock:
+            self._stopped = True
+            self.decode()
+
+    def resume(self) -> None:
+        """Go on."""
+        with self._lock:
+            self._stopped = False
+            self.decode()
 
     # --- moving
 

@@ -4,12 +4,10 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from virtio.errors import Error, TransportError
 from virtio.memory.shared import SharedMemory, SharedRegion
 from virtio.transport.in_process import InProcessServer
-from virtio.transport.interface import DeviceEnd
 from virtio.transport.pci.function import PciFunction
 from virtio.transport.pci.interface import Notification, Region
 
@@ -17,10 +15,10 @@ from virtio.transport.pci.interface import Notification, Region
 class FunctionServer(InProcessServer):
     """A function under a name."""
 
-    def __init__(self, device: DeviceEnd, name: str, **options: Any) -> None:
-        """Make the function of ``device``; ``options`` are those of :class:`PciFunction`."""
-        self.function = PciFunction(device, **options)
-        super().__init__(device, "pci", name)
+    def __init__(self, function: PciFunction, name: str) -> None:
+        """Make ``function`` known as ``pci:NAME``; it is closed when serving ends."""
+        self.function = function
+        super().__init__(function.device, "pci", name)
 
     def stop(self) -> None:
         """Let go of the driver, and give up the name."""
