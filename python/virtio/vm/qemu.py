@@ -56,13 +56,14 @@ def qemu_for(attachments: Sequence[Attachment]) -> Path:
 
 def vfio_user_program() -> Path:
     """Return a QEMU that speaks vfio-user."""
-    on_path, cached = shutil.which(PROGRAM), cache_directory() / "peers" / "bin" / PROGRAM
-    for found in [*([Path(on_path)] if on_path else []), cached]:
+    on_path = shutil.which(PROGRAM)
+    cached = [cache_directory() / folder / "bin" / PROGRAM for folder in ("peers", "qemu")]
+    for found in [*([Path(on_path)] if on_path else []), *cached]:
         if found.exists() and VFIO_USER_DEVICE in _devices(found):
             return found
     raise ConfigurationError(
         "no QEMU here that has vfio-user-pci, as 11.0 and later have: "
-        "tools/fetch-peers gets one for this user (or make peers)"
+        "tools/fetch-peers --qemu gets one for this user (or make test)"
     )
 
 
