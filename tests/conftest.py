@@ -3,43 +3,37 @@
 import os
 import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from virtio.errors import ConfigurationError
+from virtio.testing.lab import MissingError, require_monitor
 from virtio.vm import Monitor
-from virtio.vm.initramfs import find_busybox
-from virtio.vm.kernel import qemu_kernel, uml_kernel
-from virtio.vm.qemu import qemu_program
+
+# An installation for development may be older than the plugin, and not know of it.
+pytest_plugins = [] if metadata.entry_points(group="pytest11", name="virtio") else ["virtio.pytest_plugin"]
 
 Needs = Callable[[Monitor], None]
-
-
-def _needs(monitor: Monitor) -> None:
-    try:
-        find_busybox()
-        if monitor == "uml":
-            uml_kernel()
-        else:
-            qemu_program()
-            qemu_kernel()
-    except ConfigurationError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")
 def needs() -> Needs:
     """Skip the test if a monitor is not installed, with the name of its package."""
-    return _needs
+
+    def look(monitor: Monitor) -> None:
+        try:
+            require_monitor(monitor)
+        except MissingError as error:
+            pytest.skip(str(error))
+
+    return look
 
 
-@pytest.fixture(scope="module", params=["uml", "qemu"])
-def monitor(request: pytest.FixtureRequest) -> Monitor:
+@pytest.fixture(scope="module")
+def monitor(virtio_monitor: Monitor) -> Monitor:
     """Each monitor in turn."""
-    found: Monitor = request.param
-    _needs(found)
-    return found
+    return virtio_monitor
 
 
 class Traces:

@@ -1,15 +1,13 @@
 """Devices to drive: over each transport, with each layout of the ring."""
 
 import contextlib
-import itertools
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-import virtio
 from virtio.device.base import Device
+from virtio.testing import Lab
 
 Drive = Callable[..., Any]
 """Serve a device, connect to it, and return the driver; both end with the test."""
@@ -21,8 +19,6 @@ LAYOUTS = {
     "packed-plain": "EVENT_IDX,INDIRECT_DESC",
 }
 """What the driver does not accept."""
-
-_numbers = itertools.count()
 
 
 @pytest.fixture
@@ -43,12 +39,8 @@ def layout(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def drive(transport: str, tmp_path: Path, stack: contextlib.ExitStack) -> Drive:
+def drive(transport: str, virtio_lab: Lab) -> Drive:
     def serve(device: Device, kind: str | None = None, **options: Any) -> Any:
-        stack.callback(device.close)
-        number = next(_numbers)
-        place = f"mem:drive{number}" if transport == "mem" else f"vhost-user:{tmp_path}/{number}.sock"
-        stack.enter_context(virtio.start(device, place))
-        return stack.enter_context(virtio.connect(place, kind or device.type.name, **options))
+        return virtio_lab.connect(virtio_lab.serve(device, transport), kind, **options)
 
     return serve

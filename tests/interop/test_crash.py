@@ -2,17 +2,16 @@
 
 import hashlib
 import shutil
-import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import virtio
-from virtio.vm import Attachment, Guest, Monitor, serving
+from virtio.testing import ServeProcess, StartGuest
+from virtio.vm import Guest, Monitor, serving
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(120)]
 
@@ -91,41 +90,22 @@ def test_a_second_guest_finds_what_a_killed_one_had_flushed(monitor: Monitor, tm
         disk.close()
 
 
-@pytest.fixture
-def served_image(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path, Path]]:
-    """``virtio serve block`` as a process of its own."""
-    image, socket = make_image(tmp_path), tmp_path / "disk.sock"
-    server = subprocess.Popen(
-        [sys.executable, "-m", "virtio", "serve", "block", image, "--socket", socket],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert server.stdout is not None
-    assert "ready" in server.stdout.readline()
-    yield server, image, socket
-    server.kill()
-    server.wait()
-
-
 def test_sigterm_to_the_server_while_it_works_leaves_a_good_image(
-    monitor: Monitor, served_image: tuple[subprocess.Popen[str], Path, Path]
+    virtio_monitor: Monitor, virtio_serve_process: ServeProcess, virtio_guest: StartGuest, tmp_path: Path
 ) -> None:
     e2fsck, debugfs = program("e2fsck"), program("debugfs")
-    server, image, socket = served_image
+    image = make_image(tmp_path)
+    server = virtio_serve_process("block", image)
 
     def written() -> int:
         return image.stat().st_blocks * 512  # a sparse image: what was written
 
-    guest = Guest([Attachment(2, socket)], monitor=monitor, timeout=60)
-    try:
-        checksum = fill(guest)
-        wait_for_writes(written, 4 * MIB)
-        server.send_signal(signal.SIGTERM)
-        assert server.wait(timeout=15) == 0
-    finally:
-        guest.kill()
-    assert not socket.exists()
+    guest = virtio_guest([server], monitor=virtio_monitor)
+    checksum = fill(guest)
+    wait_for_writes(written, 4 * MIB)
+    assert server.stop() == 0
+    guest.kill()
+    assert not server.socket.exists()
     # The journal is replayed (1: that was all there was to repair), and then nothing is wrong.
     replay = subprocess.run(
         [e2fsck, "-f", "-p", image], capture_output=True, text=True, timeout=60, check=False

@@ -1,12 +1,11 @@
 """Random bytes for QEMU's guest, whose kernel has a driver for them; UML's has none."""
 
 import threading
-from collections.abc import Callable
 
 import pytest
 
 import virtio
-from virtio.vm import Monitor, boot
+from virtio.testing import StartGuest
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(60)]
 
@@ -25,17 +24,13 @@ class Counting:
         return bytes((start + index) % 251 for index in range(size))
 
 
-def test_the_guest_reads_what_the_source_gave(needs: Callable[[Monitor], None]) -> None:
-    needs("qemu")
+def test_the_guest_reads_what_the_source_gave(virtio_guest: StartGuest) -> None:
     source = Counting()
     device = virtio.EntropyDevice(source)
-    try:
-        with boot([device], monitor="qemu", timeout=50) as guest:
-            assert guest.check("cat /sys/class/misc/hw_random/rng_current").startswith("virtio_rng")
-            found = bytes.fromhex(guest.check("timeout 20 head -c 1024 /dev/hwrng | xxd -p | tr -d '\\n'"))
-            counters = device.queues[0].counters
-    finally:
-        device.close()
+    guest = virtio_guest([device], monitor="qemu", timeout=50)
+    assert guest.check("cat /sys/class/misc/hw_random/rng_current").startswith("virtio_rng")
+    found = bytes.fromhex(guest.check("timeout 20 head -c 1024 /dev/hwrng | xxd -p | tr -d '\\n'"))
+    counters = device.queues[0].counters
     # The kernel's own use takes some of it, in pieces; within one each byte follows the one before.
     follows = sum((found[index] + 1) % 251 == found[index + 1] for index in range(len(found) - 1))
     assert len(found) == 1024

@@ -88,10 +88,23 @@ class Machine:
         return not self._exited(0)
 
     @property
+    def status(self) -> int:
+        """How the monitor ended; of a signal, its negative number."""
+        if self._process.returncode is None:
+            raise self._error("it has not ended")
+        return self._process.returncode
+
+    @property
     def tail(self) -> str:
         """The last of what the guest and its monitor printed."""
         with self._changed:
             return self._tail()
+
+    @property
+    def log(self) -> str:
+        """All of it that is kept: the last 64 KiB."""
+        with self._changed:
+            return self._log.decode(errors="replace")
 
     def _tail(self) -> str:
         return "\n".join(self._log.decode(errors="replace").splitlines()[-_TAIL_LINES:]).strip()
