@@ -421,14 +421,13 @@ class PciFunction:
         Queues run again after :meth:`dma_changed`. Raises :exc:`~virtio.StateError` for what is no state, or
         another function's; the function is as after a reset then.
         """
-        state = unpack(data)
         with self._lock:
             if not self._attached:
                 raise StateError("a function is loaded with its memory: attach it first")
             self.reset()
             self.dma_changing()
             try:
-                self._restore(state)
+                self._restore(unpack(data))
             except Error:
                 self.reset()
                 raise
