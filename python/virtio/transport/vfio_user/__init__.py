@@ -13,7 +13,7 @@ from typing import Any
 from virtio.errors import ConfigurationError
 from virtio.memory.shared import DEFAULT_SIZE, SharedMemory
 from virtio.transport.interface import DeviceEnd
-from virtio.transport.pci import PciDriverEnd
+from virtio.transport.pci import PciDriverEnd, PciFunction
 from virtio.transport.unix.connector import open_connection
 from virtio.transport.unix.listener import open_listener
 from virtio.transport.vfio_user.bus import VfioUserBus
@@ -22,10 +22,10 @@ from virtio.transport.vfio_user.server import VfioUserServer
 __all__ = ["VfioUserBus", "VfioUserServer", "open_bus", "open_driver_end", "start"]
 
 
-def start(device: DeviceEnd, spec: str, **options: Any) -> VfioUserServer:
+def start(device: DeviceEnd | PciFunction, spec: str, **options: Any) -> VfioUserServer:
     """Serve ``device`` as a PCI function at the socket that ``spec`` names, in the background.
 
-    ``options`` are those of :class:`~virtio.transport.pci.PciFunction`.
+    ``options`` are those of :class:`~virtio.transport.pci.PciFunction`, which ``device`` may be already.
     """
     return VfioUserServer(device, open_listener(spec, "vfio-user"), **options)
 
