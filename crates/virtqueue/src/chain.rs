@@ -1,6 +1,6 @@
 //! Descriptor chains as the rest of the crate sees them: host memory, checked.
 
-use crate::memory::Snapshot;
+use crate::memory::{Snapshot, Wanted};
 use std::sync::Arc;
 use vm_memory::VolatileSlice;
 
@@ -24,7 +24,7 @@ pub struct Token {
 pub struct Segment {
     /// Host address. Valid while the batch's memory snapshot is held.
     pub host: *mut u8,
-    /// Guest address of the same byte, for the dirty log and for traces.
+    /// Guest address of the same byte as the driver gave it, for the dirty log and for traces.
     pub guest: u64,
     /// Length in bytes, never 0.
     pub len: u32,
@@ -110,6 +110,8 @@ pub struct Batch {
     entries: Vec<Entry>,
     segments: Vec<Segment>,
     open: usize,
+    /// What the chain behind the last one lacks, if the front end is to be asked for it.
+    missing: Vec<Wanted>,
     /// Keeps the segments' host addresses valid.
     memory: Option<Arc<Snapshot>>,
 }
@@ -185,6 +187,7 @@ impl Batch {
         self.entries.clear();
         self.segments.clear();
         self.open = 0;
+        self.missing.clear();
     }
 
     /// Number of chains.
@@ -257,6 +260,18 @@ impl Batch {
         });
         self.segments.push(segment);
         self.open += 1;
+    }
+
+    /// The next chain needs a translation that is not known.
+    #[cold]
+    pub(crate) fn lack(&mut self, wanted: Wanted) {
+        self.missing.push(wanted);
+    }
+
+    /// Translations that the next chain needs: it is not taken before they are known.
+    #[inline]
+    pub(crate) fn missing(&self) -> &[Wanted] {
+        &self.missing
     }
 
     /// Drops the segments of a chain that turned out to be malformed.

@@ -63,13 +63,15 @@ pub enum Rule {
     PackedUsedLength,
     /// Packed, in order: a used descriptor for a buffer that is not the next to be used.
     PackedUsedOrder,
+    /// An I/O virtual address that the IOMMU does not translate, or not for such an access.
+    Translation,
     /// Nobody's rule: the device itself has failed and needs a reset.
     Device,
 }
 
 impl Rule {
     /// All rules, in the order of their discriminants.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::DescriptorIndex,
         Self::ChainLength,
         Self::NestedIndirect,
@@ -96,6 +98,7 @@ impl Rule {
         Self::PackedUsedId,
         Self::PackedUsedLength,
         Self::PackedUsedOrder,
+        Self::Translation,
         Self::Device,
     ];
 
@@ -123,6 +126,7 @@ impl Rule {
             Self::PackedUsedId => "2.8.15",
             Self::PackedUsedLength => "2.8.4",
             Self::PackedUsedOrder => "2.8.8",
+            Self::Translation => "6.1",
             Self::Device => "2.1.2",
         }
     }
@@ -153,6 +157,7 @@ impl Rule {
             Self::UsedLength | Self::PackedUsedLength => "used length larger than the buffer",
             Self::UsedIndex => "used idx ahead of what the device has",
             Self::UsedOrder | Self::PackedUsedOrder => "used out of the order that was promised",
+            Self::Translation => "address that the device may not use so, or that is not translated",
             Self::Device => "the device failed",
         }
     }

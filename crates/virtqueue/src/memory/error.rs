@@ -45,6 +45,15 @@ pub enum Error {
         /// Its size.
         size: u64,
     },
+    /// A translation, where none are wanted.
+    NotTranslated,
+    /// A translation to addresses that the front end has not shared.
+    NotShared {
+        /// The first user address.
+        address: u64,
+        /// Bytes from there.
+        size: u64,
+    },
     /// The regions are gone from the map, but a queue or a handler was still
     /// using them when the time was up. Their mappings live until it lets go.
     InUse {
@@ -74,6 +83,13 @@ impl fmt::Display for Error {
             Self::System(what, error) => write!(f, "{what}: {error}"),
             Self::NotFound { address, size } => {
                 write!(f, "no memory region at {address:#x} of {size:#x} bytes")
+            }
+            Self::NotTranslated => write!(f, "addresses are not translated (VIRTIO_F_ACCESS_PLATFORM)"),
+            Self::NotShared { address, size } => {
+                write!(
+                    f,
+                    "{size:#x} bytes at user address {address:#x} are not in shared memory"
+                )
             }
             Self::InUse { users } => write!(f, "removed memory is still in use by {users} queue(s)"),
         }
@@ -107,6 +123,15 @@ pub enum AccessError {
         /// Its size.
         size: u64,
     },
+    /// There is no translation of its first byte that allows the access: the front end is to be asked.
+    Untranslated {
+        /// Start of what is missing.
+        address: u64,
+        /// Bytes from there to the end of the range.
+        size: u64,
+        /// Whether it is to be written to.
+        write: bool,
+    },
     /// All of it is mapped, but not in one piece of host memory.
     Divided {
         /// Start of the range.
@@ -119,6 +144,7 @@ pub enum AccessError {
 impl fmt::Display for AccessError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (address, size, what) = match self {
+            Self::Untranslated { address, size, .. } => (address, size, "not translated"),
             Self::Unmapped { address, size } => (address, size, "not in guest memory"),
             Self::ReadOnly { address, size } => (address, size, "in read-only memory"),
             Self::Divided { address, size } => (address, size, "across two mappings"),

@@ -1,5 +1,7 @@
 //! The map of a guest's memory, and its changes.
 
+use super::iotlb::Iotlb;
+use super::misses::Board;
 use super::quiesce::Slot;
 use super::{DirtyLog, Error, Mapping, Region, Snapshot, Space};
 use std::os::fd::BorrowedFd;
@@ -36,9 +38,30 @@ pub struct GuestMemory {
     generation: AtomicU64,
     current: Mutex<Arc<Snapshot>>,
     /// Held by whoever changes the map, through the wait for the readers: changes are one by one.
-    changing: Mutex<()>,
+    changing: Mutex<Changing>,
+    pub(super) board: Mutex<Board>,
     readers: Mutex<Vec<Arc<Slot>>>,
     moved: Condvar,
+}
+
+/// What only those who change the map look at.
+#[derive(Debug, Default)]
+pub(super) struct Changing {
+    /// What is known of I/O virtual addresses, if descriptors contain those.
+    pub(super) iotlb: Option<Iotlb>,
+}
+
+/// How a new map differs from the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Difference {
+    /// More memory: everybody wakes, as it may be what they wait for.
+    Growth,
+    /// More translations: nobody wakes but who has asked.
+    Translations,
+    /// Translations are gone: who may be using them wakes.
+    Invalidation,
+    /// Something is gone, or all is new: everybody wakes.
+    Removal,
 }
 
 impl Default for GuestMemory {
@@ -47,7 +70,7 @@ impl Default for GuestMemory {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // No code that can panic runs under these locks, and each change is one assignment.
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
@@ -58,8 +81,14 @@ impl GuestMemory {
         let generation = GENERATION.fetch_add(1, Ordering::Relaxed);
         Self {
             generation: AtomicU64::new(generation),
-            current: Mutex::new(Arc::new(Snapshot::new(generation, Vec::new(), None))),
-            changing: Mutex::new(()),
+            current: Mutex::new(Arc::new(Snapshot::new(
+                (generation, generation),
+                Vec::new(),
+                None,
+                None,
+            ))),
+            changing: Mutex::default(),
+            board: Mutex::default(),
             readers: Mutex::new(Vec::new()),
             moved: Condvar::new(),
         }
@@ -78,17 +107,18 @@ impl GuestMemory {
 
     /// Adds a region. Queues that wait for it start.
     pub fn add(&self, region: &RegionRequest<'_>) -> Result<(), Error> {
-        let _changing = lock(&self.changing);
+        let changing = lock(&self.changing);
         let mut regions = self.snapshot().regions().to_vec();
         regions.push(map(region)?);
-        self.publish(checked(regions)?, self.snapshot().dirty());
+        let dirty = self.snapshot().dirty();
+        self.publish(&changing, checked(regions)?, dirty, Difference::Growth);
         Ok(())
     }
 
     /// Removes the regions that make up a range of guest addresses, exactly; waits until no
     /// queue uses them. [`Error::InUse`]: they are gone from the map nevertheless.
     pub fn remove(&self, address: u64, size: u64, timeout: Duration) -> Result<(), Error> {
-        let _changing = lock(&self.changing);
+        let mut changing = lock(&self.changing);
         let not_found = Error::NotFound { address, size };
         let Some(end) = address.checked_add(size) else {
             return Err(not_found);
@@ -102,19 +132,22 @@ impl GuestMemory {
         if gone.is_empty() || stay.iter().any(touches) {
             return Err(not_found);
         }
-        let generation = self.publish(stay, snapshot.dirty());
+        changing.keep_only(&stay);
+        let generation = self.publish(&changing, stay, snapshot.dirty(), Difference::Removal);
         drop((gone, snapshot));
         self.wait(generation, timeout)
     }
 
     /// Replaces the whole map, or leaves it as it is on an error other than [`Error::InUse`].
     pub fn replace(&self, regions: &[RegionRequest<'_>], timeout: Duration) -> Result<(), Error> {
-        let _changing = lock(&self.changing);
+        let mut changing = lock(&self.changing);
         if regions.len() > MAX_REGIONS {
             return Err(Error::TooMany(MAX_REGIONS));
         }
         let regions = checked(regions.iter().map(map).collect::<Result<_, _>>()?)?;
-        let generation = self.publish(regions, self.snapshot().dirty());
+        changing.keep_only(&regions);
+        let dirty = self.snapshot().dirty();
+        let generation = self.publish(&changing, regions, dirty, Difference::Removal);
         self.wait(generation, timeout)
     }
 
@@ -125,24 +158,44 @@ impl GuestMemory {
 
     /// Installs a dirty log, or removes it; waits until all queues report to it (or have stopped to).
     pub fn set_dirty_log(&self, log: Option<Arc<dyn DirtyLog>>, timeout: Duration) -> Result<(), Error> {
-        let _changing = lock(&self.changing);
-        let generation = self.publish(self.snapshot().regions().to_vec(), log);
+        let changing = lock(&self.changing);
+        let regions = self.snapshot().regions().to_vec();
+        let generation = self.publish(&changing, regions, log, Difference::Removal);
         self.wait(generation, timeout)
     }
 
-    fn publish(&self, regions: Vec<Arc<Region>>, dirty: Option<Arc<dyn DirtyLog>>) -> u64 {
+    pub(super) fn change(&self) -> MutexGuard<'_, Changing> {
+        lock(&self.changing)
+    }
+
+    pub(super) fn publish(
+        &self,
+        changing: &Changing,
+        regions: Vec<Arc<Region>>,
+        dirty: Option<Arc<dyn DirtyLog>>,
+        difference: Difference,
+    ) -> u64 {
         let generation = GENERATION.fetch_add(1, Ordering::Relaxed);
-        *lock(&self.current) = Arc::new(Snapshot::new(generation, regions, dirty));
+        let removal = match difference {
+            Difference::Removal | Difference::Invalidation => generation,
+            Difference::Growth | Difference::Translations => self.snapshot().removal(),
+        };
+        let snapshot = Snapshot::new((generation, removal), regions, dirty, changing.iotlb.as_ref());
+        *lock(&self.current) = Arc::new(snapshot);
         self.generation.store(generation, Ordering::Relaxed);
         // Pairs with the fence of `Reader::unpark`.
         fence(Ordering::SeqCst);
         for reader in lock(&self.readers).iter() {
-            reader.wake();
+            match difference {
+                Difference::Translations => break,
+                Difference::Invalidation if reader.parked() => {}
+                _ => reader.wake(),
+            }
         }
         generation
     }
 
-    fn wait(&self, generation: u64, timeout: Duration) -> Result<(), Error> {
+    pub(super) fn wait(&self, generation: u64, timeout: Duration) -> Result<(), Error> {
         let deadline = Instant::now() + timeout;
         let mut readers = lock(&self.readers);
         loop {
@@ -169,6 +222,7 @@ impl GuestMemory {
 
     pub(super) fn discharge(&self, slot: &Arc<Slot>) {
         lock(&self.readers).retain(|other| !Arc::ptr_eq(other, slot));
+        lock(&self.board).forget(slot);
         self.moved.notify_all();
     }
 
@@ -177,6 +231,31 @@ impl GuestMemory {
         drop(lock(&self.readers));
         self.moved.notify_all();
     }
+}
+
+impl Changing {
+    /// Forgets what leads to memory that is not in `regions`.
+    fn keep_only(&mut self, regions: &[Arc<Region>]) {
+        if let Some(iotlb) = &mut self.iotlb {
+            iotlb.retain(|address, size| shared(regions, address, size).is_ok());
+        }
+    }
+}
+
+/// Checks that all of a range of user addresses is in `regions`.
+pub(super) fn shared(regions: &[Arc<Region>], address: u64, size: u64) -> Result<(), Error> {
+    let (mut at, mut left) = (address, size);
+    while left > 0 {
+        let not_shared = Error::NotShared { address, size };
+        let here = regions.iter().find_map(|region| {
+            let offset = at.checked_sub(region.user_address?)?;
+            region.size.checked_sub(offset).filter(|here| *here > 0)
+        });
+        let here = here.ok_or(not_shared)?.min(left);
+        at = at.wrapping_add(here);
+        left -= here;
+    }
+    Ok(())
 }
 
 fn map(request: &RegionRequest<'_>) -> Result<Arc<Region>, Error> {

@@ -4,7 +4,7 @@ use super::{Error, sigbus};
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use vm_memory::{FileOffset, MmapRegion, mmap::MmapRegionBuilder};
 
 /// A part of a file in this process' memory, unmapped when the last owner drops it.
@@ -80,6 +80,11 @@ impl Mapping {
     /// Bytes asked for.
     pub fn size(&self) -> usize {
         self.size
+    }
+
+    /// The file behind it.
+    pub(super) fn file(&self) -> Option<RawFd> {
+        self.map.file_offset().map(|file| file.file().as_raw_fd())
     }
 
     /// Whether it may be written to.

@@ -9,17 +9,24 @@
 mod dirty;
 mod error;
 mod guest;
+mod iotlb;
+mod joined;
 mod mapping;
+mod misses;
 mod quiesce;
 mod sigbus;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod translation;
 
 pub use dirty::{LOG_PAGE, SharedLog};
 pub use error::{AccessError, Error};
 pub use guest::{GuestMemory, RegionRequest};
+pub use iotlb::{Access, MAX_TRANSLATIONS, Translation};
+pub use joined::Joined;
 pub use mapping::Mapping;
+pub use misses::{Asked, Miss, Wanted};
 pub use quiesce::{Reader, Strike, Wake};
 pub(crate) use snapshot::Nearby;
 pub use snapshot::{Contiguous, Region, Snapshot, Space, View};
@@ -29,6 +36,7 @@ pub use snapshot::{Contiguous, Region, Snapshot, Space, View};
 /// Buffers are reported up to the used length, when the chain is completed;
 /// the used ring's entries, `idx` and `avail_event` when they are stored.
 pub trait DirtyLog: Send + Sync + std::fmt::Debug {
-    /// `size` bytes from guest address `address` were written.
+    /// `size` bytes from guest address `address` were written. What a ring tells [`Snapshot::dirty_log`] are
+    /// addresses like those in descriptors; the log itself learns of guest physical addresses.
     fn mark(&self, address: u64, size: u64);
 }

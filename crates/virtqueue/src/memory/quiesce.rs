@@ -5,6 +5,7 @@
 //! one; while it sleeps with nothing under way its slot says "parked". Whoever removes
 //! regions publishes the new map, wakes everybody, and waits for the slots.
 
+use super::misses::{Asked, Wanted};
 use super::{GuestMemory, Snapshot};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
@@ -29,6 +30,11 @@ impl Slot {
         // PARKED is the largest number. Pairs with the release stores below: what the owner
         // did to the old memory has happened.
         self.seen.load(Ordering::Acquire) >= generation
+    }
+
+    /// Whether the owner sleeps with nothing under way.
+    pub(super) fn parked(&self) -> bool {
+        self.seen.load(Ordering::Acquire) == PARKED
     }
 
     pub(super) fn wake(&self) {
@@ -84,7 +90,23 @@ impl Reader {
         self.memory.generation() != self.snapshot.generation()
     }
 
-    /// Moves on to the newest map. Only when nothing is under way on the old one.
+    /// Whether all that this reader uses is in the newest map, too: then it may move on while something is
+    /// under way.
+    pub fn grown(&self) -> bool {
+        self.memory.snapshot().grew_from(self.snapshot.generation())
+    }
+
+    /// Has the front end asked for translations, unless they are there by now.
+    pub fn ask(&self, wanted: &[Wanted]) -> Asked {
+        self.memory.ask(&self.slot, &self.snapshot, wanted)
+    }
+
+    /// Has the front end told that an access has failed.
+    pub fn fail(&self, wanted: Wanted) {
+        self.memory.fail(wanted);
+    }
+
+    /// Moves on to the newest map. Only when nothing is under way on the old one, or it has [`grown`](Self::grown).
     pub fn refresh(&mut self) {
         self.snapshot = self.memory.snapshot();
         self.slot

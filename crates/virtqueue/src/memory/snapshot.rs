@@ -1,6 +1,7 @@
 //! The regions as they were at one moment.
 
-use super::{AccessError, DirtyLog, Mapping, sigbus};
+use super::iotlb::{Access, Iotlb};
+use super::{AccessError, DirtyLog, Mapping, Wanted, sigbus};
 use crate::chain::{Batch, Segment};
 use std::fmt;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use vm_memory::VolatileSlice;
 /// An address space of guest memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Space {
-    /// Guest physical addresses: what descriptors contain.
+    /// What descriptors contain: guest physical addresses, or with VIRTIO_F_ACCESS_PLATFORM I/O virtual ones.
     Guest,
     /// The front end's own virtual addresses: what vhost-user gives rings in.
     User,
@@ -45,9 +46,40 @@ struct Extent {
     start: u64,
     size: u64,
     host: *mut u8,
+    /// Guest physical address.
     guest: u64,
-    writable: bool,
+    access: Access,
     region: u32,
+}
+
+impl Extent {
+    fn of(space: Space, index: usize, region: &Region) -> Option<Self> {
+        Some(Self {
+            start: region.address(space)?,
+            size: region.size,
+            host: region.mapping.as_ptr(),
+            guest: region.guest_address,
+            access: if region.mapping.writable() {
+                Access::READ_WRITE
+            } else {
+                Access::READ
+            },
+            region: index as u32,
+        })
+    }
+
+    /// The part of it from `from` on, at most `size` bytes, at another address.
+    fn part(&self, from: u64, size: u64, start: u64, access: Access) -> Self {
+        let offset = from - self.start;
+        Self {
+            start,
+            size: size.min(self.size - offset),
+            host: self.host.wrapping_add(offset as usize),
+            guest: self.guest + offset,
+            access: self.access.and(access),
+            region: self.region,
+        }
+    }
 }
 
 // SAFETY: a host address and numbers. The snapshot around it keeps the mapping, and
@@ -65,7 +97,7 @@ pub(crate) struct Nearby(u32);
 pub struct Contiguous {
     /// Host address of its first byte, valid while the snapshot is held.
     pub host: *mut u8,
-    /// Guest physical address of the same byte.
+    /// The same byte's address for the dirty log, see [`crate::chain::Segment::guest`].
     pub guest: u64,
 }
 
@@ -74,41 +106,103 @@ pub struct Contiguous {
 #[derive(Debug)]
 pub struct Snapshot {
     generation: u64,
+    /// The newest generation in which something of an older one was missing.
+    removal: u64,
     regions: Vec<Arc<Region>>,
-    guest: Box<[Extent]>,
-    user: Box<[Extent]>,
+    /// By guest address; with an IOTLB, what that knows, by I/O virtual address.
+    guest: Arc<[Extent]>,
+    user: Arc<[Extent]>,
+    translated: bool,
     dirty: Option<Arc<dyn DirtyLog>>,
+    /// The same log, with I/O virtual addresses.
+    marks: Option<Arc<dyn DirtyLog>>,
+}
+
+/// A dirty log that is told I/O virtual addresses.
+#[derive(Debug)]
+struct TranslatedLog {
+    extents: Arc<[Extent]>,
+    regions: Vec<Arc<Region>>,
+    log: Arc<dyn DirtyLog>,
+}
+
+impl DirtyLog for TranslatedLog {
+    fn mark(&self, address: u64, size: u64) {
+        let (mut at, mut left) = (address, size);
+        while left > 0 {
+            let found = position(&self.extents, at).map(|index| &self.extents[index]);
+            let Some(extent) = found.filter(|extent| at - extent.start < extent.size) else {
+                // The translation went before the chain was told to be complete: it may have been anywhere.
+                self.regions
+                    .iter()
+                    .for_each(|region| self.log.mark(region.guest_address, region.size));
+                return;
+            };
+            let offset = at - extent.start;
+            let here = left.min(extent.size - offset);
+            self.log.mark(extent.guest + offset, here);
+            at = at.wrapping_add(here);
+            left -= here;
+        }
+    }
 }
 
 impl Snapshot {
-    /// `regions` do not overlap, in neither space: [`super::GuestMemory`] has checked.
-    pub(super) fn new(generation: u64, regions: Vec<Arc<Region>>, dirty: Option<Arc<dyn DirtyLog>>) -> Self {
-        let table = |space: Space| {
+    /// `regions` do not overlap, in neither space, and have all that `iotlb` says: [`super::GuestMemory`]
+    /// has checked. With an IOTLB, guest addresses are I/O virtual ones.
+    pub(super) fn new(
+        (generation, removal): (u64, u64),
+        regions: Vec<Arc<Region>>,
+        dirty: Option<Arc<dyn DirtyLog>>,
+        iotlb: Option<&Iotlb>,
+    ) -> Self {
+        let table = |space: Space| -> Arc<[Extent]> {
             let mut extents: Vec<Extent> = regions
                 .iter()
                 .enumerate()
-                .filter_map(|(index, region)| {
-                    Some(Extent {
-                        start: region.address(space)?,
-                        size: region.size,
-                        host: region.mapping.as_ptr(),
-                        guest: region.guest_address,
-                        writable: region.mapping.writable(),
-                        region: index as u32,
-                    })
-                })
+                .filter_map(|(index, region)| Extent::of(space, index, region))
                 .collect();
             extents.sort_by_key(|extent| extent.start);
-            extents.into_boxed_slice()
+            extents.into()
         };
-        let (guest, user) = (table(Space::Guest), table(Space::User));
+        let user = table(Space::User);
+        let guest = match iotlb {
+            Some(iotlb) => translated(iotlb, &user),
+            None => table(Space::Guest),
+        };
+        let marks = match (&dirty, iotlb) {
+            (Some(log), Some(_)) => Some(Arc::new(TranslatedLog {
+                extents: guest.clone(),
+                regions: regions.clone(),
+                log: log.clone(),
+            }) as Arc<dyn DirtyLog>),
+            (log, _) => log.clone(),
+        };
         Self {
             generation,
+            removal,
             regions,
             guest,
             user,
+            translated: iotlb.is_some(),
             dirty,
+            marks,
         }
+    }
+
+    /// Whether all that was in the snapshot of `generation` is in this one, too.
+    pub(super) fn grew_from(&self, generation: u64) -> bool {
+        self.removal <= generation
+    }
+
+    pub(super) fn removal(&self) -> u64 {
+        self.removal
+    }
+
+    /// Whether guest addresses are I/O virtual ones.
+    #[inline]
+    pub fn translated(&self) -> bool {
+        self.translated
     }
 
     /// A number that no other snapshot in this process has.
@@ -122,10 +216,10 @@ impl Snapshot {
         &self.regions
     }
 
-    /// The dirty log, if one is wanted.
+    /// The dirty log, if one is wanted; what it is told are addresses like those in descriptors.
     #[inline]
     pub fn dirty_log(&self) -> Option<&dyn DirtyLog> {
-        self.dirty.as_deref()
+        self.marks.as_deref()
     }
 
     pub(super) fn dirty(&self) -> Option<Arc<dyn DirtyLog>> {
@@ -166,23 +260,60 @@ impl Snapshot {
         size: u64,
         write: bool,
     ) -> Result<Contiguous, AccessError> {
-        let unmapped = AccessError::Unmapped { address, size };
-        let extent = self.find(space, address).ok_or(unmapped)?;
+        let whole = self.find(space, address).filter(|extent| {
+            extent.size - (address - extent.start) >= size && extent.access.allows(Access::to(write))
+        });
+        let Some(extent) = whole else {
+            self.pieces(space, address, size, write, |_, _, _| {})?;
+            return Err(AccessError::Divided { address, size });
+        };
         let offset = address - extent.start;
-        if extent.size - offset < size {
-            return Err(if self.covers(space, address, size) {
-                AccessError::Divided { address, size }
-            } else {
-                unmapped
-            });
-        }
-        if write && !extent.writable {
-            return Err(AccessError::ReadOnly { address, size });
-        }
         Ok(Contiguous {
             host: extent.host.wrapping_add(offset as usize),
-            guest: extent.guest + offset,
+            guest: self.mark_address(space, address, extent.guest + offset),
         })
+    }
+
+    /// What to tell the dirty log: `address` as it was looked up, or where that is in guest memory.
+    #[inline]
+    fn mark_address(&self, space: Space, address: u64, guest: u64) -> u64 {
+        if space == Space::Guest { address } else { guest }
+    }
+
+    /// Why a range is not to be had, of which `left` bytes were not seen yet.
+    #[cold]
+    fn refusal(&self, (space, address, size): (Space, u64, u64), left: u64, write: bool) -> AccessError {
+        let at = address + (size - left);
+        if self.translated && space == Space::Guest {
+            // A translation that does not allow it may have been replaced by one that does.
+            return AccessError::Untranslated {
+                address: at,
+                size: left,
+                write,
+            };
+        }
+        match self.find(space, at) {
+            Some(_) => AccessError::ReadOnly { address, size },
+            None => AccessError::Unmapped { address, size },
+        }
+    }
+
+    /// What the parts of a ring lack, of which each is an address, a size, and whether it is written to.
+    pub(crate) fn missing(&self, areas: [(u64, u64, bool); 3]) -> impl Iterator<Item = Wanted> {
+        areas.into_iter().filter_map(|(address, size, write)| {
+            match self.pieces(Space::Guest, address, size, write, |_, _, _| {}) {
+                Err(AccessError::Untranslated { address, size, write }) => {
+                    Some(Wanted { address, size, write })
+                }
+                _ => None,
+            }
+        })
+    }
+
+    /// Whether one byte may be accessed so.
+    pub(super) fn allows(&self, address: u64, access: Access) -> bool {
+        self.find(Space::Guest, address)
+            .is_some_and(|extent| extent.access.allows(access))
     }
 
     /// Whether all of the range is mapped, in however many pieces.
@@ -192,7 +323,7 @@ impl Snapshot {
 
     /// Resolves a range into its pieces, in order: host address, guest address, length.
     #[inline]
-    fn pieces(
+    pub(super) fn pieces(
         &self,
         space: Space,
         address: u64,
@@ -200,19 +331,20 @@ impl Snapshot {
         write: bool,
         mut piece: impl FnMut(*mut u8, u64, u64),
     ) -> Result<(), AccessError> {
-        let unmapped = AccessError::Unmapped { address, size };
-        address.checked_add(size).ok_or(unmapped)?;
+        if address.checked_add(size).is_none() {
+            return Err(AccessError::Unmapped { address, size });
+        }
         let (mut at, mut left) = (address, size);
         while left > 0 {
-            let extent = self.find(space, at).ok_or(unmapped)?;
-            if write && !extent.writable {
-                return Err(AccessError::ReadOnly { address, size });
-            }
+            let found = self.find(space, at);
+            let Some(extent) = found.filter(|extent| extent.access.allows(Access::to(write))) else {
+                return Err(self.refusal((space, address, size), left, write));
+            };
             let offset = at - extent.start;
             let here = left.min(extent.size - offset);
             piece(
                 extent.host.wrapping_add(offset as usize),
-                extent.guest + offset,
+                self.mark_address(space, at, extent.guest + offset),
                 here,
             );
             at += here;
@@ -233,7 +365,7 @@ impl Snapshot {
         let extent = self.guest.get(nearby.0 as usize)?;
         let offset = address.wrapping_sub(extent.start);
         let fits = offset < extent.size && u64::from(size) <= extent.size - offset;
-        (fits && size > 0 && (extent.writable || !write)).then(|| Segment {
+        (fits && size > 0 && extent.access.allows(Access::to(write))).then(|| Segment {
             host: extent.host.wrapping_add(offset as usize),
             guest: address,
             len: size,
@@ -302,11 +434,15 @@ impl Snapshot {
     pub fn write(&self, space: Space, address: u64, data: &[u8]) -> Result<(), AccessError> {
         self.pieces(space, address, data.len() as u64, true, |_, _, _| {})?;
         let mut rest = data;
+        let log = match space {
+            Space::Guest => self.dirty_log(),
+            Space::User => self.dirty.as_deref(),
+        };
         self.pieces(space, address, data.len() as u64, true, |host, guest, len| {
             let (head, tail) = rest.split_at(len as usize);
             // SAFETY: `pieces` gives ranges inside mappings that this snapshot keeps.
             unsafe { VolatileSlice::new(host, head.len()) }.copy_from(head);
-            if let Some(log) = self.dirty_log() {
+            if let Some(log) = log {
                 log.mark(guest, len);
             }
             rest = tail;
@@ -325,6 +461,25 @@ impl Snapshot {
             size: size as usize,
         })
     }
+}
+
+/// What an IOTLB says, with user addresses resolved.
+fn translated(iotlb: &Iotlb, user: &[Extent]) -> Arc<[Extent]> {
+    let mut extents = Vec::new();
+    for entry in iotlb.translations() {
+        let mut done = 0;
+        while done < entry.size {
+            let from = entry.user_address + done;
+            let found = position(user, from).map(|index| &user[index]);
+            let Some(extent) = found.filter(|extent| from - extent.start < extent.size) else {
+                break;
+            };
+            let part = extent.part(from, entry.size - done, entry.iova + done, entry.access);
+            done += part.size;
+            extents.push(part);
+        }
+    }
+    extents.into()
 }
 
 /// Index of the last extent that starts at `address` or before.

@@ -64,7 +64,8 @@ pub struct Config {
     pub available: u64,
     /// The device area: used ring, or device event suppression.
     pub used: u64,
-    /// What the three addresses are addresses in. Those in descriptors are always guest addresses.
+    /// What the three addresses are addresses in. Those in descriptors are always guest addresses, and with
+    /// VIRTIO_F_ACCESS_PLATFORM these are, too.
     pub space: Space,
     /// Where to continue, as [`DeviceRing::base`] returned it; 0 for a new split ring.
     pub base: u32,
@@ -139,6 +140,8 @@ pub trait DeviceRing: Send {
     /// `next` ([`Notification`]). Returns how many are available before it: chains (split) or
     /// descriptors (packed). Nonsense is as good as no hint.
     fn available_hint(&mut self, next: u16) -> u32;
+    /// Address and size of the ring's parts, and whether the device writes there.
+    fn areas(&self) -> [(u64, u64, bool); 3];
     /// Chains taken and not completed.
     fn outstanding(&self) -> u32;
     /// Where a successor continues, in the form of vhost-user's VRING_BASE. Chains not completed
@@ -235,6 +238,9 @@ impl DeviceRing for Ring {
     }
     fn available_hint(&mut self, next: u16) -> u32 {
         each_layout!(self, ring => ring.available_hint(next))
+    }
+    fn areas(&self) -> [(u64, u64, bool); 3] {
+        each_layout!(self, ring => ring.areas())
     }
     fn outstanding(&self) -> u32 {
         each_layout!(self, ring => ring.outstanding())

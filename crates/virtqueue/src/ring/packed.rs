@@ -9,7 +9,8 @@ use super::wakeup::{self, PackedWords};
 use super::{Config, ConfigError, DeviceRing, MAX_SIZE, feature};
 use crate::chain::{Batch, Token};
 use crate::fault::{Fault, Rule};
-use crate::memory::{AccessError, Nearby, Snapshot};
+use crate::memory::{Joined, Nearby, Snapshot};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// A batch is full when it has so many segments, however few chains those are.
@@ -37,6 +38,8 @@ pub struct PackedRing {
     pub(super) order: Option<Order>,
     /// Where the three parts lie, in the snapshot of generation `mapped`.
     parts: Option<Parts>,
+    /// The three parts, where they lie scattered.
+    joined: [Option<Arc<Joined>>; 3],
     mapped: u64,
     /// Whether the device's event suppression has been read, once.
     started: bool,
@@ -109,6 +112,7 @@ impl PackedRing {
             indirect: config.features & feature::INDIRECT_DESC != 0,
             order: (config.features & feature::IN_ORDER != 0).then(Order::default),
             parts: None,
+            joined: Default::default(),
             mapped: 0,
             started: false,
             ring_guest: 0,
@@ -150,15 +154,18 @@ impl PackedRing {
             ..
         } = self.config;
         self.parts = None;
-        let part = |name: &str, address, length, align: usize, write| {
-            match memory.contiguous(space, address, length, write) {
+        let mut joined = self.joined.iter_mut();
+        let mut part = |name: &str, address, length, align: usize, write| {
+            let Some(joined) = joined.next() else {
+                return Ok(None);
+            };
+            match memory.ring_part(space, address, length, write, joined) {
                 // What the front end's offsets are is its own choice, atomics need this.
-                Ok(found) if (found.host as usize) % align != 0 => Err(Fault::new(
+                Ok(Some(found)) if (found.host as usize) % align != 0 => Err(Fault::new(
                     Rule::PackedAlignment,
                     format!("{name} at {address:#x} is misaligned in host memory"),
                 )),
-                Ok(found) => Ok(Some(found)),
-                Err(AccessError::Unmapped { .. }) => Ok(None),
+                Ok(found) => Ok(found),
                 Err(error) => Err(Fault::new(Rule::Address, format!("{name}: {error}"))),
             }
         };
@@ -317,6 +324,9 @@ impl DeviceRing for PackedRing {
             parts.claim_ahead(self.next, taken, self.burst);
             if let Err(fault) = self.take_one(memory, &parts, batch, head) {
                 batch.abandon_chain();
+                if !batch.missing().is_empty() && fault.rule == Rule::Translation {
+                    return Ok(taken);
+                }
                 let fault = self.fault(fault);
                 return if taken > 0 { Ok(taken) } else { Err(fault) };
             }
@@ -441,6 +451,14 @@ impl DeviceRing for PackedRing {
         let lap = if next.wrap == self.next.wrap { 0 } else { size };
         let ahead = (u32::from(next.offset) + lap).wrapping_sub(u32::from(self.next.offset));
         if ahead > size { 0 } else { ahead }
+    }
+
+    fn areas(&self) -> [(u64, u64, bool); 3] {
+        [
+            (self.config.descriptors, layout::ring_size(self.config.size), true),
+            (self.config.available, layout::EVENT_SIZE, false),
+            (self.config.used, layout::EVENT_SIZE, true),
+        ]
     }
 
     fn outstanding(&self) -> u32 {

@@ -109,7 +109,7 @@ impl PackedRing {
         }
         let mut nearby = self.nearby;
         let mut walk = Walk::new(self.config.size);
-        let table = Table::new(memory, addr, head.len, Rule::PackedIndirectLength)?;
+        let table = Table::new(memory, batch, addr, head.len, Rule::PackedIndirectLength)?;
         for index in 0..table.entries() {
             let Descriptor {
                 addr,
@@ -174,7 +174,7 @@ impl PackedRing {
         walk: Walk,
         token: Token,
     ) -> Result<(), Fault> {
-        self.admit(memory, token, walk.room())?;
+        self.admit(memory, token, walk.room(batch)?)?;
         walk.finish(batch, token);
         if memory.dirty_log().is_some() {
             self.log.remember(usize::from(token.id), batch);

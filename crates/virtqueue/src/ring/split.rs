@@ -8,7 +8,8 @@ use super::wakeup::{self, SplitWords};
 use super::{Config, ConfigError, DeviceRing, MAX_SIZE, feature};
 use crate::chain::{Batch, Token};
 use crate::fault::{Fault, Rule};
-use crate::memory::{AccessError, Nearby, Snapshot};
+use crate::memory::{Joined, Nearby, Snapshot};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// Bit in `SplitRing::state`: the device has the chain.
@@ -27,6 +28,8 @@ pub struct SplitRing {
     order: Option<Order>,
     /// Where the three parts lie, in the snapshot of generation `mapped`.
     parts: Option<Parts>,
+    /// The three parts, where they lie scattered.
+    joined: [Option<Arc<Joined>>; 3],
     mapped: u64,
     /// Whether the used ring has been read, once, for where to continue.
     started: bool,
@@ -88,6 +91,7 @@ impl SplitRing {
             indirect: config.features & feature::INDIRECT_DESC != 0,
             order: (config.features & feature::IN_ORDER != 0).then(Order::default),
             parts: None,
+            joined: Default::default(),
             mapped: 0,
             started: false,
             next,
@@ -124,15 +128,18 @@ impl SplitRing {
             ..
         } = self.config;
         self.parts = None;
-        let part = |name: &str, address, length, align: usize, write| {
-            match memory.contiguous(space, address, length, write) {
+        let mut joined = self.joined.iter_mut();
+        let mut part = |name: &str, address, length, align: usize, write| {
+            let Some(joined) = joined.next() else {
+                return Ok(None);
+            };
+            match memory.ring_part(space, address, length, write, joined) {
                 // What the front end's offsets are is its own choice, atomics need this.
-                Ok(found) if (found.host as usize) % align != 0 => Err(Fault::new(
+                Ok(Some(found)) if (found.host as usize) % align != 0 => Err(Fault::new(
                     Rule::Alignment,
                     format!("{name} at {address:#x} is misaligned in host memory"),
                 )),
-                Ok(found) => Ok(Some(found)),
-                Err(AccessError::Unmapped { .. }) => Ok(None),
+                Ok(found) => Ok(found),
                 Err(error) => Err(Fault::new(Rule::Address, format!("{name}: {error}"))),
             }
         };
@@ -348,6 +355,9 @@ impl DeviceRing for SplitRing {
             }
             if let Err(fault) = self.take_one(memory, &parts, batch) {
                 batch.abandon_chain();
+                if !batch.missing().is_empty() && fault.rule == Rule::Translation {
+                    return Ok(taken);
+                }
                 let fault = self.fault(fault);
                 return if taken > 0 { Ok(taken) } else { Err(fault) };
             }
@@ -432,6 +442,19 @@ impl DeviceRing for SplitRing {
             self.hinted = true;
         }
         u32::from(ahead)
+    }
+
+    fn areas(&self) -> [(u64, u64, bool); 3] {
+        let (size, event_idx) = (self.config.size, self.event_idx);
+        [
+            (self.config.descriptors, layout::descriptors_size(size), false),
+            (
+                self.config.available,
+                layout::available_size(size, event_idx),
+                false,
+            ),
+            (self.config.used, layout::used_size(size, event_idx), true),
+        ]
     }
 
     fn outstanding(&self) -> u32 {

@@ -38,7 +38,7 @@ impl SplitRing {
             }
             index = next;
         }
-        let room = walk.room();
+        let room = walk.room(batch)?;
         walk.finish(batch, Token { id: head, slots: 1 });
         Ok(room)
     }
@@ -55,7 +55,7 @@ impl SplitRing {
     ) -> Result<u64, Fault> {
         let mut walk = Walk::new(self.config.size);
         self.walk_table(memory, nearby, batch, &mut walk, &descriptor)?;
-        let room = walk.room();
+        let room = walk.room(batch)?;
         walk.finish(batch, Token { id: head, slots: 1 });
         Ok(room)
     }
@@ -91,7 +91,7 @@ impl SplitRing {
             }
             index = next;
         }
-        let room = walk.room();
+        let room = walk.room(batch)?;
         walk.finish(batch, Token { id: head, slots: 1 });
         Ok(room)
     }
@@ -126,7 +126,13 @@ impl SplitRing {
                 "INDIRECT and NEXT are both set".to_owned()
             }));
         }
-        let table = Table::new(memory, descriptor.addr, descriptor.len, Rule::IndirectLength)?;
+        let table = Table::new(
+            memory,
+            batch,
+            descriptor.addr,
+            descriptor.len,
+            Rule::IndirectLength,
+        )?;
         let mut index = 0;
         loop {
             let Descriptor {

@@ -4,7 +4,7 @@ use super::order;
 use super::split_layout::{DESCRIPTOR_SIZE, Descriptor};
 use crate::chain::{Batch, Token};
 use crate::fault::{Fault, Rule};
-use crate::memory::{AccessError, Nearby, Snapshot, Space};
+use crate::memory::{AccessError, Nearby, Snapshot, Space, Wanted};
 
 /// Pieces of host memory that a chain may have beyond one for each descriptor.
 const EXTRA_SEGMENTS: usize = 1024;
@@ -65,7 +65,9 @@ impl Walk {
             }
             self.lengths.0 += u64::from(len);
         }
-        memory.segments(nearby, addr, len, write, batch)?;
+        if let Err(error) = memory.segments(nearby, addr, len, write, batch) {
+            lack(batch, error)?;
+        }
         if batch.open_segments() > self.size as usize + EXTRA_SEGMENTS
             || self.lengths.0 + self.lengths.1 > 1 << 32
         {
@@ -77,8 +79,13 @@ impl Walk {
     }
 
     /// Bytes to write until the chain is used completely, for [`Order::taken`](super::order::Order::taken).
-    pub(super) fn room(&self) -> u64 {
-        order::room(self.lengths.0, self.lengths.1)
+    /// A fault if translations are missing, all of which `batch` knows by now.
+    #[inline(always)]
+    pub(super) fn room(&self, batch: &Batch) -> Result<u64, Fault> {
+        if !batch.missing().is_empty() {
+            return Err(untranslated());
+        }
+        Ok(order::room(self.lengths.0, self.lengths.1))
     }
 
     /// Ends the chain.
@@ -93,6 +100,23 @@ impl Walk {
     }
 }
 
+/// Notes a translation that is missing, so that the rest of the chain is looked at before the front end is
+/// asked; other errors stay errors.
+#[cold]
+fn lack(batch: &mut Batch, error: AccessError) -> Result<(), Fault> {
+    let AccessError::Untranslated { address, size, write } = error else {
+        return Err(error.into());
+    };
+    batch.lack(Wanted { address, size, write });
+    Ok(())
+}
+
+/// Ends a walk; whoever takes chains sees in the batch that this is not the driver's fault.
+#[cold]
+fn untranslated() -> Fault {
+    Fault::new(Rule::Translation, "translations are missing")
+}
+
 /// An indirect table in guest memory.
 pub(super) struct Table {
     addr: u64,
@@ -104,13 +128,23 @@ pub(super) struct Table {
 impl Table {
     /// Resolves a table of `len` bytes; a length that is no whole number of entries breaks `rule`.
     #[inline]
-    pub(super) fn new(memory: &Snapshot, addr: u64, len: u32, rule: Rule) -> Result<Self, Fault> {
+    pub(super) fn new(
+        memory: &Snapshot,
+        batch: &mut Batch,
+        addr: u64,
+        len: u32,
+        rule: Rule,
+    ) -> Result<Self, Fault> {
         if len == 0 || len % DESCRIPTOR_SIZE != 0 {
             return Err(Fault::with(rule, || format!("length {len}")));
         }
         let whole = match memory.contiguous(Space::Guest, addr, u64::from(len), false) {
             Ok(found) => Some(found.host),
             Err(AccessError::Divided { .. }) => None,
+            Err(error @ AccessError::Untranslated { .. }) => {
+                lack(batch, error)?;
+                return Err(untranslated());
+            }
             Err(error) => return Err(Fault::with(Rule::Address, || format!("indirect table: {error}"))),
         };
         Ok(Self {

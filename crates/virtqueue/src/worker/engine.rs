@@ -4,7 +4,7 @@ use super::window::Window;
 use super::{BUSY, Completions, Handler, NO_HINT, Run, Shared, Stopped, lock};
 use crate::chain::Batch;
 use crate::fault::{Fault, Rule};
-use crate::memory::Reader;
+use crate::memory::{Asked, Reader, Wanted};
 use crate::notify::{Kick, Read, Sent, read_count};
 use crate::relax::Relax;
 use crate::ring::{DeviceRing, Ring};
@@ -33,6 +33,8 @@ pub(super) struct Engine {
     kick: Option<Kick>,
     revision: Option<u32>,
     truncations: u64,
+    /// The front end has been asked for translations, without which nothing can be taken.
+    waiting: bool,
 }
 
 impl Engine {
@@ -58,6 +60,7 @@ impl Engine {
             revision: None,
             // Not the number of now: a mapping may have been truncated before this queue started.
             truncations: 0,
+            waiting: false,
         }
     }
 
@@ -119,7 +122,12 @@ impl Engine {
             if self.turn()? || self.poll()? {
                 continue;
             }
-            if !self.reader.stale() && self.ring.arm(self.reader.snapshot())? {
+            if self.reader.stale() {
+                // Not everybody is woken by every change, so there is no sleep before the newest map.
+                if self.can_move() {
+                    continue;
+                }
+            } else if !self.waiting && self.ring.arm(self.reader.snapshot())? {
                 continue;
             }
             self.sleep(None);
@@ -161,9 +169,15 @@ impl Engine {
         Ok(())
     }
 
-    /// Goes over to the newest map, if there is one and nothing is under way on the old one.
+    /// Whether the newest map may be gone over to: nothing is under way on the old one, or nothing of that is
+    /// gone.
+    fn can_move(&self) -> bool {
+        self.handler.busy() == 0 || self.reader.grown()
+    }
+
+    /// Goes over to the newest map, if there is one and that may be.
     fn move_on(&mut self) {
-        if self.reader.stale() && self.handler.busy() == 0 {
+        if self.reader.stale() && self.can_move() {
             self.batch = Batch::default();
             self.reader.refresh();
         }
@@ -177,7 +191,7 @@ impl Engine {
         guarded(|| self.handler.reap(&mut self.done))?;
         let mut taken = 0;
         // While a change of the map waits for operations to end, no new ones are begun.
-        if !self.reader.stale() {
+        if !self.reader.stale() && !self.waiting {
             self.batch.clear();
             self.take_hint();
             let memory = self.reader.snapshot();
@@ -201,9 +215,48 @@ impl Engine {
                         "the handler returned after its time was up",
                     ));
                 }
+            } else if self.reader.snapshot().translated() {
+                self.translate()?;
             }
         }
         Ok(self.publish()? || taken > 0)
+    }
+
+    /// Nothing could be taken: has the front end asked for what the next chain, or the ring, lacks.
+    #[cold]
+    fn translate(&mut self) -> Result<(), Fault> {
+        if self.batch.missing().is_empty() {
+            return self.translate_ring();
+        }
+        match self.reader.ask(self.batch.missing()) {
+            Asked::Waiting => self.waiting = true,
+            Asked::Again => {}
+            Asked::Denied(wanted) => {
+                self.reader.fail(wanted);
+                return Err(Fault::new(Rule::Translation, denied(&wanted)));
+            }
+        }
+        Ok(())
+    }
+
+    /// The same for the ring itself. Without it the queue stands still: it may be that nobody is going to use
+    /// it any more, so that the front end has nothing to say is no fault. A kick has it asked again.
+    #[cold]
+    fn translate_ring(&mut self) -> Result<(), Fault> {
+        let memory = self.reader.snapshot();
+        if self.ring.map(memory)? {
+            return Ok(());
+        }
+        let missing: Vec<Wanted> = memory.missing(self.ring.areas()).collect();
+        match self.reader.ask(&missing) {
+            Asked::Waiting => self.waiting = true,
+            Asked::Again => {}
+            Asked::Denied(wanted) => {
+                self.reader.fail(wanted);
+                self.waiting = true;
+            }
+        }
+        Ok(())
     }
 
     /// Passes on what the last notification said about how much is available.
@@ -229,6 +282,9 @@ impl Engine {
         let memory = self.reader.snapshot();
         if !self.ring.map(memory)? {
             // They wait for the ring to be mapped again.
+            if memory.translated() && !self.waiting && !self.reader.stale() {
+                self.translate_ring()?;
+            }
             return Ok(false);
         }
         self.done.record(&mut self.ring, memory)?;
@@ -256,7 +312,7 @@ impl Engine {
     /// Looks for work without sleeping, for as long as that has paid recently.
     fn poll(&mut self) -> Result<bool, Fault> {
         let limit = self.shared.polling_ns.load(Ordering::Relaxed);
-        if limit == 0 {
+        if limit == 0 || self.waiting {
             return Ok(false);
         }
         self.ring.disarm(self.reader.snapshot())?;
@@ -318,6 +374,9 @@ impl Engine {
                 Read::Nothing | Read::Closed => self.kick = None,
             }
         }
+        if ready[0] != 0 || kicks > 0 {
+            self.waiting = false;
+        }
         self.shared.counters.kicks.add(kicks);
         if kicks > 0 {
             self.window
@@ -357,6 +416,12 @@ impl Engine {
             self.sleep(Some(deadline));
         }
     }
+}
+
+#[cold]
+fn denied(wanted: &Wanted) -> String {
+    let what = if wanted.write { "written to" } else { "read" };
+    format!("I/O virtual address {:#x} may not be {what}", wanted.address)
 }
 
 /// Runs a part of the handler; a panic in it becomes a fault.

@@ -6,6 +6,7 @@ mod mapping;
 mod polling;
 mod pool;
 mod reset;
+mod translation;
 
 use super::*;
 use crate::chain::{Batch, Token};
