@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from virtio.device.block import BlockDevice
     from virtio.device.console import ConsoleDevice
     from virtio.device.entropy import EntropyDevice
+    from virtio.memory.iommu import IommuDomain
     from virtio.transport import connect, serve, start
 
     __version__: str
@@ -36,6 +37,7 @@ _HOMES = {
     "ConsoleDevice": "virtio.device.console",
     "Device": "virtio.device.base",
     "EntropyDevice": "virtio.device.entropy",
+    "IommuDomain": "virtio.memory.iommu",
     "Memory": "virtio._native",
     "connect": "virtio.transport",
     "serve": "virtio.transport",
@@ -55,6 +57,7 @@ __all__ = [
     "FeatureNegotiationError",
     "IOCompleted",
     "IOFailed",
+    "IommuDomain",
     "Memory",
     "ProtocolError",
     "StateError",

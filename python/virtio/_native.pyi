@@ -154,6 +154,39 @@ class Memory:
         signalled when a page that was clean is not any more. ``None`` ends it. When this returns, every queue
         does so. Errors as for :meth:`replace`.
         """
+    def translate(self, on: bool, timeout: float = 5.0) -> None:
+        """Take guest addresses to be I/O virtual ones from now on, of which nothing is known yet, or not.
+
+        Everything that was known before is forgotten. Errors as for :meth:`replace`.
+        """
+    def update_translation(
+        self, iova: int, size: int, user_address: int, access: int, timeout: float = 5.0
+    ) -> None:
+        """Learn where I/O virtual addresses lead, and what is allowed there: 1 read, 2 write, 3 both, 0 none.
+
+        It takes the place of what was known of the range. Raises :exc:`~virtio.ConfigurationError` for a
+        range that wraps around, is empty or is not in the regions, :exc:`~virtio.TransportError` if what it
+        takes away was still in use after ``timeout`` seconds.
+        """
+    def invalidate_translation(self, iova: int, size: int, timeout: float = 5.0) -> None:
+        """Forget a range; when this returns, no queue reads or writes there. 0 bytes from 0: everything.
+
+        Errors as for :meth:`update_translation`.
+        """
+    def refuse_translation(self, iova: int, access: int) -> None:
+        """Answer a miss: there is no such translation. The queue that needs it breaks."""
+    def on_miss(self, listener: Callable[[], object] | None) -> None:
+        """Call this, on a queue's thread, when there is something new in :meth:`take_misses`."""
+    def take_misses(self) -> list[tuple[int, int, bool]]:
+        """Return what queues wait for, each once: an address, the access, whether it has failed for good."""
+    def repeat_misses(self) -> None:
+        """Have :meth:`take_misses` return all that is not answered once more."""
+    @property
+    def translated(self) -> bool:
+        """Whether guest addresses are I/O virtual ones."""
+    @property
+    def translations(self) -> list[tuple[int, int, int, int]]:
+        """What is known, in order: I/O virtual address, size, user address, access."""
     @property
     def regions(self) -> list[Region]:
         """The regions in order of guest address."""

@@ -112,6 +112,12 @@ class FakeMemory:
         self.regions: list[Any] = []
         self.contents: dict[int, bytes] = {}
         self.log: tuple[int, int] | None = None
+        self.translated = False
+        self.translations: dict[int, tuple[int, int, int]] = {}
+        self.refused: list[tuple[int, int]] = []
+        self.listener: Callable[[], object] | None = None
+        self.misses: list[tuple[int, int, bool]] = []
+        self.asked: list[tuple[int, int, bool]] = []
 
     def add(
         self,
@@ -157,6 +163,42 @@ class FakeMemory:
             if given is not None:
                 os.fstat(given)
         self.log = None if fd is None else (size, offset)
+
+    def translate(self, on: bool, timeout: float = 5.0) -> None:
+        self.translated = on
+        self.translations.clear()
+
+    def update_translation(
+        self, iova: int, size: int, user_address: int, access: int, timeout: float = 5.0
+    ) -> None:
+        if not size:
+            raise ConfigurationError("a translation of nothing")
+        self.translations[iova] = (size, user_address, access)
+
+    def invalidate_translation(self, iova: int, size: int, timeout: float = 5.0) -> None:
+        self.translations.pop(iova, None)
+
+    def refuse_translation(self, iova: int, access: int) -> None:
+        self.refused.append((iova, access))
+
+    def on_miss(self, listener: Callable[[], object] | None) -> None:
+        self.listener = listener
+
+    def miss(self, iova: int, access: int, failed: bool = False) -> None:
+        """What a queue does."""
+        self.misses.append((iova, access, failed))
+        self.asked.append((iova, access, failed))
+        if self.listener is not None:
+            self.listener()
+
+    def take_misses(self) -> list[tuple[int, int, bool]]:
+        misses, self.misses = self.misses, []
+        return misses
+
+    def repeat_misses(self) -> None:
+        self.misses = list(self.asked)
+        if self.misses and self.listener is not None:
+            self.listener()
 
     def read(self, address: int, size: int, space: Space = "guest") -> bytes:
         if address not in self.contents:

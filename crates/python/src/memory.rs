@@ -2,6 +2,7 @@
 
 use crate::contents::Contents;
 use crate::errors::{configuration, transport};
+use crate::log;
 use crate::view::{Element, memoryview};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -10,7 +11,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
-use virtqueue::memory::{AccessError, DirtyLog, Error, GuestMemory, RegionRequest, SharedLog, Space};
+use virtqueue::memory::{
+    Access, AccessError, DirtyLog, Error, GuestMemory, RegionRequest, SharedLog, Space, Translation,
+};
 
 /// A time in seconds as Python gives it.
 pub(crate) fn seconds(value: f64) -> PyResult<Duration> {
@@ -207,6 +210,84 @@ impl Memory {
             .map(|log| Arc::new(log) as Arc<dyn DirtyLog>);
         py.detach(|| self.inner.set_dirty_log(log, timeout))
             .map_err(|error| failure(&error))
+    }
+
+    #[pyo3(signature = (on, timeout=5.0))]
+    fn translate(&self, py: Python<'_>, on: bool, timeout: f64) -> PyResult<()> {
+        let timeout = seconds(timeout)?;
+        py.detach(|| self.inner.translate(on, timeout))
+            .map_err(|error| failure(&error))
+    }
+
+    #[pyo3(signature = (iova, size, user_address, access, timeout=5.0))]
+    fn update_translation(
+        &self,
+        py: Python<'_>,
+        iova: u64,
+        size: u64,
+        user_address: u64,
+        access: u8,
+        timeout: f64,
+    ) -> PyResult<()> {
+        let timeout = seconds(timeout)?;
+        let new = Translation {
+            iova,
+            size,
+            user_address,
+            access: Access::from_bits(access),
+        };
+        py.detach(|| self.inner.update(&new, timeout))
+            .map_err(|error| failure(&error))
+    }
+
+    #[pyo3(signature = (iova, size, timeout=5.0))]
+    fn invalidate_translation(&self, py: Python<'_>, iova: u64, size: u64, timeout: f64) -> PyResult<()> {
+        let timeout = seconds(timeout)?;
+        py.detach(|| self.inner.invalidate(iova, size, timeout))
+            .map_err(|error| failure(&error))
+    }
+
+    fn refuse_translation(&self, py: Python<'_>, iova: u64, access: u8) {
+        py.detach(|| self.inner.refuse(iova, Access::from_bits(access)));
+    }
+
+    fn on_miss(&self, py: Python<'_>, listener: Option<Py<PyAny>>) {
+        let listener = listener.map(|function| -> Arc<dyn Fn() + Send + Sync> {
+            Arc::new(move || {
+                Python::try_attach(|py| {
+                    if let Err(error) = function.bind(py).call0() {
+                        log::exception(py, "the function for translation misses raised", &error);
+                    }
+                });
+            })
+        });
+        py.detach(|| self.inner.on_miss(listener));
+    }
+
+    fn take_misses(&self, py: Python<'_>) -> Vec<(u64, u8, bool)> {
+        let misses = py.detach(|| self.inner.take_misses());
+        misses
+            .iter()
+            .map(|miss| (miss.iova, miss.access.bits(), miss.failed))
+            .collect()
+    }
+
+    fn repeat_misses(&self, py: Python<'_>) {
+        py.detach(|| self.inner.repeat_misses());
+    }
+
+    #[getter]
+    fn translated(&self) -> bool {
+        self.inner.translated()
+    }
+
+    #[getter]
+    fn translations(&self, py: Python<'_>) -> Vec<(u64, u64, u64, u8)> {
+        let known = py.detach(|| self.inner.translations());
+        known
+            .iter()
+            .map(|entry| (entry.iova, entry.size, entry.user_address, entry.access.bits()))
+            .collect()
     }
 
     #[getter]

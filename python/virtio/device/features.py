@@ -28,6 +28,7 @@ IMPLEMENTED = (
     | core.F.RING_RESET
     | core.F.SUSPEND
     | core.F.ADMIN_VQ
+    | core.F.ACCESS_PLATFORM
 )
 """The device-independent features that our device end has."""
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from virtio._native import Memory
 from virtio.errors import ConfigurationError, TransportError
+from virtio.memory.iommu import IommuDomain
 
 DEFAULT_SIZE = 64 << 20
 """Bytes of a region. They cost nothing until they are used."""
@@ -38,6 +39,8 @@ class SharedRegion(NamedTuple):
     user_address: int
     fd: int
     """The memfd, from its beginning; it stays the memory's."""
+    address: int
+    """What descriptors call the first byte: its guest address, or with an IOMMU its I/O virtual one."""
 
 
 class Piece:
@@ -55,6 +58,13 @@ class Piece:
     def __repr__(self) -> str:
         """Show where it is."""
         return f"<Piece of {self.size} bytes at {self.address:#x}>"
+
+    @property
+    def user_address(self) -> int:
+        """Its user address."""
+        if self._memory is None:
+            raise ConfigurationError("the piece was given back")
+        return self._memory.to_user(self.address)
 
     def free(self) -> None:
         """Give it back. Twice: harmless."""
@@ -75,9 +85,9 @@ class _Arena:
 
     def __post_init__(self) -> None:
         """Begin with everything free."""
-        self.fresh = self.region.guest_address
-        self.starts.append(self.region.guest_address)
-        self.ends.append(self.region.guest_address + self.region.size)
+        self.fresh = self.region.address
+        self.starts.append(self.region.address)
+        self.ends.append(self.region.address + self.region.size)
 
     def take(self, size: int, alignment: int) -> int | None:
         """Take the first place that is large enough."""
@@ -107,13 +117,21 @@ class SharedMemory:
     """The driver's memory. It grows by whole regions, as long as whoever shares it agrees."""
 
     def __init__(
-        self, size: int = DEFAULT_SIZE, *, huge_pages: bool = False, max_size: int = 1 << 40
+        self,
+        size: int = DEFAULT_SIZE,
+        *,
+        huge_pages: bool = False,
+        max_size: int = 1 << 40,
+        domain: IommuDomain | None = None,
     ) -> None:
         """Begin with one region of ``size`` bytes, rounded up to whole pages.
 
         ``huge_pages``: of 2 MiB, which the system must have set aside. ``max_size`` bounds all regions.
+        ``domain``: what is shared is mapped there, and addresses are those of the domain.
         """
         self.native = Memory()
+        self.domain = domain
+        self._offset = domain.offset if domain is not None else 0
         self._page = HUGE_PAGE if huge_pages else mmap.PAGESIZE
         self._huge = huge_pages
         self._max_size = max_size
@@ -146,6 +164,19 @@ class SharedMemory:
         """Take a contiguous piece, filled with zeros."""
         if size <= 0 or alignment <= 0 or alignment & (alignment - 1):
             raise ConfigurationError(f"cannot allocate {size} bytes aligned to {alignment}")
+        by_piece = self.domain is not None and self.domain.allocations
+        if by_piece:  # No page is to be shared with what the device has no business with.
+            size, alignment = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE, max(alignment, mmap.PAGESIZE)
+        piece = self._find_room(size, alignment)
+        if by_piece and self.domain is not None:
+            try:
+                self.domain.map(piece.address, piece.size, piece)
+            except BaseException:
+                self._take_back(piece)
+                raise
+        return piece
+
+    def _find_room(self, size: int, alignment: int) -> Piece:
         if (piece := self._allocate(size, alignment)) is not None:
             return piece
         with self._growing:
@@ -158,15 +189,20 @@ class SharedMemory:
             raise TransportError(f"no room for {size} bytes in a new region")
         return piece
 
-    def to_user(self, guest_address: int) -> int:
-        """Translate an address."""
-        return guest_address + USER_OFFSET
+    def to_user(self, address: int) -> int:
+        """Translate an address of :meth:`allocate`."""
+        return address - self._offset + USER_OFFSET
 
     def give_back(self, piece: Piece) -> None:
         """Take a piece back, see :meth:`Piece.free`."""
+        if self.domain is not None and self.domain.allocations:
+            self.domain.unmap(piece.address, piece.size)
+        self._take_back(piece)
+
+    def _take_back(self, piece: Piece) -> None:
         with self._lock:
             for arena in self._arenas:
-                start = arena.region.guest_address
+                start = arena.region.address
                 if start <= piece.address < start + arena.region.size:
                     arena.put(piece.address, piece.size)
 
@@ -176,9 +212,14 @@ class SharedMemory:
             if self._closed:
                 return
             self._closed = True
-            for arena in self._arenas:
-                os.close(arena.region.fd)
+            regions = self.regions
+            for region in regions:
+                os.close(region.fd)
             self._arenas.clear()
+        if self.domain is not None:
+            for region in regions:
+                if self.domain.overlaps(region.address, region.size):
+                    self.domain.unmap(region.address, region.size)
         self.native.clear()
 
     def _allocate(self, size: int, alignment: int) -> Piece | None:
@@ -201,14 +242,16 @@ class SharedMemory:
             raise TransportError(f"{total} bytes of shared memory; at most {self._max_size} were allowed")
         fd = self._create(size)
         address = self.end if self._arenas else FIRST_ADDRESS
-        region = SharedRegion(address, size, self.to_user(address), fd)
+        region = SharedRegion(address, size, address + USER_OFFSET, fd, address + self._offset)
         try:
-            self.native.add(address, size, fd, user_address=region.user_address)
+            self.native.add(region.address, size, fd, user_address=region.user_address)
             try:
                 if self._share is not None:
                     self._share(region)
+                if self.domain is not None and not self.domain.allocations:
+                    self.domain.map(region.address, size, region)
             except BaseException:
-                self.native.remove(address, size)
+                self.native.remove(region.address, size)
                 raise
         except BaseException:
             os.close(fd)

@@ -122,6 +122,29 @@ class GuestMemory(Protocol):
     ) -> None:
         """Note there which pages are written to; None: no more."""
 
+    def translate(self, on: bool, timeout: float = ...) -> None:
+        """Take guest addresses to be I/O virtual ones from now on, or not."""
+
+    def update_translation(
+        self, iova: int, size: int, user_address: int, access: int, timeout: float = ...
+    ) -> None:
+        """Learn where I/O virtual addresses lead."""
+
+    def invalidate_translation(self, iova: int, size: int, timeout: float = ...) -> None:
+        """Forget that, when nothing uses it any more."""
+
+    def refuse_translation(self, iova: int, access: int) -> None:
+        """Learn that they lead nowhere."""
+
+    def on_miss(self, listener: Callable[[], object] | None) -> None:
+        """Call this, from any thread, when an address is to be asked for."""
+
+    def take_misses(self) -> list[tuple[int, int, bool]]:
+        """Return what is to be asked for: an address, the access, and whether it has failed for good."""
+
+    def repeat_misses(self) -> None:
+        """Have everything asked for again that was not answered."""
+
     def read(self, address: int, size: int, space: Space = "guest") -> bytes:
         """Copy bytes out."""
 

@@ -17,12 +17,15 @@ from virtio.errors import (
     ConfigurationError,
     DeviceError,
     Error,
+    FeatureNegotiationError,
     ProtocolError,
     RefusedError,
     TransportError,
 )
+from virtio.memory.iommu import IommuDomain, Mapping, domain_of
 from virtio.memory.shared import DEFAULT_SIZE, SharedMemory, SharedRegion
 from virtio.spec.core import STATUS, F
+from virtio.transport.answering import Answering, Question
 from virtio.transport.in_process import InProcessServer, find
 from virtio.transport.interface import DeviceEnd
 from virtio.transport.news import ConfigCallback, FailureCallback, NewsDesk
@@ -30,10 +33,8 @@ from virtio.transport.notifier import Notifier
 
 _log = logging.getLogger("virtio.transport.mem")
 
-CARRIED_FEATURES = ((1 << 128) - 1) & ~(
-    F.ACCESS_PLATFORM | F.SR_IOV | F.NOTIFICATION_DATA | F.NOTIF_CONFIG_DATA
-)
-"""All but those that need an IOMMU, a PCI function, or a notification with data in it."""
+CARRIED_FEATURES = ((1 << 128) - 1) & ~(F.SR_IOV | F.NOTIFICATION_DATA | F.NOTIF_CONFIG_DATA)
+"""All but those that need a PCI function, or a notification with data in it."""
 
 
 class MemDriverEnd:
@@ -51,8 +52,12 @@ class MemDriverEnd:
         self._notifiers: dict[int, Notifier] = {}
         self._desk = NewsDesk(self.address)
         self._failure: Error | None = None
+        self._answering: Answering | None = None
+        if memory.domain is not None:
+            self._answering = Answering(memory.domain, self.address)
         server.take(self)
         try:
+            self._check_offer()
             for region in memory.regions:
                 self._share(region)
             memory.on_growth(self._share)
@@ -84,14 +89,21 @@ class MemDriverEnd:
     @property
     def device_features(self) -> int:
         """What the device offers, without what this transport cannot carry."""
-        return self._device.offered_features & CARRIED_FEATURES
+        features = self._device.offered_features & CARRIED_FEATURES
+        return features if self._answering is not None else features & ~F.ACCESS_PLATFORM
 
     def accept(self, features: int) -> None:
         """Write the features that the driver accepts."""
         if unexpected := features & ~self.device_features:
             raise ConfigurationError(f"features {unexpected:#x} are not offered")
+        if self._answering is not None and not features & F.ACCESS_PLATFORM:
+            raise ConfigurationError("VIRTIO_F_ACCESS_PLATFORM must be accepted: there is an IOMMU")
         with self._use() as device:
             self._say(lambda: device.negotiate(features))
+        if self._answering is not None:
+            self._seen.translate(True, self.timeout)
+            self._seen.on_miss(self._ask)
+            self._answering.domain.attach(self)
 
     @property
     def status(self) -> int:
@@ -114,12 +126,49 @@ class MemDriverEnd:
             for index in list(self._notifiers):
                 self._release(index)
             self._desk.forget()
+        if self._answering is not None:
+            self._answering.domain.detach(self)
 
     def _say(self, call: Callable[[], object]) -> None:
         try:
             call()
         except ProtocolError as error:
             _log.info("%s: the device refuses: %s", self.address, error)
+
+    # --- the device's translations, if there is an IOMMU
+
+    def update(self, mapping: Mapping) -> None:
+        """Tell the device where I/O virtual addresses lead."""
+        self._seen.update_translation(
+            mapping.iova, mapping.size, mapping.user_address, mapping.access, self.timeout
+        )
+
+    def invalidate(self, iova: int, size: int) -> None:
+        """Have the device forget them."""
+        self._seen.invalidate_translation(iova, size, self.timeout)
+
+    def _ask(self) -> None:
+        """Take what the device asks, on a queue's thread."""
+        if self._answering is None:
+            return
+        for iova, access, failed in self._seen.take_misses():
+            if failed:
+                self._answering.domain.failed(iova, access)
+                continue
+
+            def settle(done: bool, iova: int = iova, access: int = access) -> None:
+                if not done:
+                    self._seen.refuse_translation(iova, access)
+
+            self._answering.ask(Question(iova, access, settle))
+
+    def _check_offer(self) -> None:
+        if self._answering is not None and not self._device.offered_features & F.ACCESS_PLATFORM:
+            raise FeatureNegotiationError(
+                "the device does not offer VIRTIO_F_ACCESS_PLATFORM, so there can be no IOMMU",
+                "6.1",
+                missing=F.ACCESS_PLATFORM,
+            )
 
     # --- configuration space
 
@@ -247,6 +296,7 @@ class MemDriverEnd:
             self._failure = error
             try:
                 self._device.detach()
+                self._seen.on_miss(None)
                 self._seen.clear(self.timeout)
             finally:
                 self._server.leave(self)
@@ -261,6 +311,9 @@ class MemDriverEnd:
             for notifier in self._notifiers.values():
                 notifier.close()
             self._notifiers.clear()
+        if self._answering is not None:
+            self._answering.domain.detach(self)
+            self._answering.close()
         self.memory.on_growth(None)
         self.memory.close()
 
@@ -300,10 +353,14 @@ def open_driver_end(
     timeout: float = 5.0,
     memory_size: int = DEFAULT_SIZE,
     huge_pages: bool = False,
+    iommu: bool | IommuDomain = False,
 ) -> MemDriverEnd:
-    """Connect to the device that is known as ``mem:NAME`` in this process."""
+    """Connect to the device that is known as ``mem:NAME`` in this process.
+
+    ``iommu``: a domain through which the device sees the memory; True: one that maps all of it.
+    """
     server = find("mem", name)
-    memory = SharedMemory(memory_size, huge_pages=huge_pages)
+    memory = SharedMemory(memory_size, huge_pages=huge_pages, domain=domain_of(iommu))
     try:
         return MemDriverEnd(server, memory, timeout)
     except BaseException:

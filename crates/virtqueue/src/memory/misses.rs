@@ -56,6 +56,14 @@ struct Ask {
     denied: bool,
 }
 
+impl Ask {
+    /// Whether the answer to this one, which has none yet, is likely to be the one to `other`, too. Most
+    /// translations are of whole pages; where they are not, what is missing then is asked for after that.
+    fn stands_for(&self, other: &Self) -> bool {
+        !self.denied && self.iova / PAGE == other.iova / PAGE && self.access.allows(other.access)
+    }
+}
+
 /// All questions that are open.
 #[derive(Default)]
 pub(super) struct Board {
@@ -129,10 +137,10 @@ impl Board {
         self.asks.retain(|(_, asks)| !asks.is_empty());
     }
 
-    /// Whether somebody has asked for at least this already, and there is no answer.
-    fn open(&self, iova: u64, access: Access) -> bool {
+    /// What somebody has asked already of the same page, and at least so much, and has no answer to.
+    fn open(&self, ask: &Ask) -> Option<Ask> {
         let mut asks = self.asks.iter().flat_map(|(_, asks)| asks);
-        asks.any(|ask| !ask.denied && ask.iova == iova && ask.access.allows(access))
+        asks.find(|other| other.stands_for(ask)).copied()
     }
 
     /// The questions that stand for `wanted`.
@@ -146,12 +154,14 @@ impl Board {
                 if asks.len() == MAX_ASKS {
                     return asks;
                 }
-                let page = at & !(PAGE - 1);
-                match asks.iter_mut().find(|ask| ask.iova == page) {
+                let known = asks
+                    .iter_mut()
+                    .find(|ask| ask.iova == at || ask.iova / PAGE == at / PAGE && ask.access.allows(access));
+                match known {
                     Some(ask) => ask.access = ask.access.or(access),
                     None if snapshot.allows(at, access) => {}
                     None => asks.push(Ask {
-                        iova: page,
+                        iova: at,
                         access,
                         denied: false,
                     }),
@@ -182,17 +192,19 @@ impl GuestMemory {
         let denied = |range: &&Wanted| {
             let last = range.address.saturating_add(range.size.saturating_sub(1));
             before.iter().any(|ask| {
-                let pages = range.address & !(PAGE - 1)..=last;
-                ask.denied && pages.contains(&ask.iova) && ask.access.allows(Access::to(range.write))
+                let addresses = range.address..=last;
+                ask.denied && addresses.contains(&ask.iova) && ask.access.allows(Access::to(range.write))
             })
         };
         if let Some(range) = wanted.iter().find(denied) {
             return Asked::Denied(*range);
         }
-        let asks = board.questions(snapshot, wanted);
-        for ask in &asks {
-            let mine = |old: &Ask| !old.denied && old.iova == ask.iova && old.access.allows(ask.access);
-            if !before.iter().any(mine) && !board.open(ask.iova, ask.access) {
+        let mut asks = board.questions(snapshot, wanted);
+        for ask in &mut asks {
+            let mine = before.iter().find(|old| old.stands_for(ask)).copied();
+            if let Some(open) = mine.or_else(|| board.open(ask)) {
+                *ask = open;
+            } else {
                 board.unsent.push(Miss {
                     iova: ask.iova,
                     access: ask.access,

@@ -14,6 +14,7 @@ A device's state goes through :mod:`.device_state` there and :mod:`.relocation` 
 """
 
 from virtio.errors import ConfigurationError
+from virtio.memory.iommu import IommuDomain, domain_of
 from virtio.memory.shared import DEFAULT_SIZE, SharedMemory
 from virtio.transport.interface import DeviceEnd
 from virtio.transport.unix.listener import open_listener
@@ -42,6 +43,7 @@ def open_driver_end(
     memory_size: int = DEFAULT_SIZE,
     huge_pages: bool = False,
     reconnect: float = 0.0,
+    iommu: bool | IommuDomain = False,
 ) -> VhostUserDriverEnd:
     """Connect to the back end at the socket that ``spec`` names.
 
@@ -50,10 +52,11 @@ def open_driver_end(
     seconds for which to try, with growing pauses, to come back to a back end that went away; calls wait
     meanwhile, within their timeout. The device is lost all the same if requests were under way and it is not
     known which (see :mod:`.recovery`). With ``?notifications=in-band``
-    behind ``spec`` the back end is kicked, and calls, by messages.
+    behind ``spec`` the back end is kicked, and calls, by messages. ``iommu``: a domain through which the
+    device sees the memory; True: one that maps all of it.
     """
     place, in_band = parse_place(spec)
     if not timeout > 0:
         raise ConfigurationError(f"a timeout of {timeout:g} seconds")
-    memory = SharedMemory(memory_size, huge_pages=huge_pages)
+    memory = SharedMemory(memory_size, huge_pages=huge_pages, domain=domain_of(iommu))
     return VhostUserDriverEnd(place, timeout=timeout, memory=memory, in_band=in_band, reconnect=reconnect)

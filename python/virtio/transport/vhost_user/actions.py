@@ -68,5 +68,10 @@ class BuffersUsed:
     queue: int
 
 
-Notice = ConfigChanged | DeviceBroke | BuffersUsed
+@dataclass(frozen=True, slots=True)
+class TranslationMissed:
+    """A queue waits for a translation."""
+
+
+Notice = ConfigChanged | DeviceBroke | BuffersUsed | TranslationMissed
 """News from other threads, handed to the session on its own. Equal ones that wait are one."""

@@ -28,6 +28,7 @@ from virtio.transport.vhost_user.payloads import (
     VringAddress,
     VringState,
 )
+from virtio.transport.vhost_user.translations import Translations
 from virtio.transport.vhost_user.vring import Vring
 
 _P = ProtocolFeature
@@ -63,11 +64,13 @@ CARRIED_FEATURES = (
     | F.RING_PACKED
     | F.IN_ORDER
     | F.ORDER_PLATFORM
+    | F.ACCESS_PLATFORM
 )
 """The device's features that can be used over this transport.
 
-Not ACCESS_PLATFORM: there is no IOTLB, and UML then fails to probe. Not NOTIFICATION_DATA: a kick has none.
-Not RING_RESET and SUSPEND: there are no messages for them. Nor what does not fit into 64 bits.
+ACCESS_PLATFORM only if the device has it offered: User Mode Linux takes it, and then fails to probe. Not
+NOTIFICATION_DATA: a kick has none. Not RING_RESET and SUSPEND: there are no messages for them. Nor what does
+not fit into 64 bits.
 """
 
 MAX_MEMORY_SLOTS = 509
@@ -99,16 +102,20 @@ class BackEnd:
         events: TransportEvents,
         *,
         call_in_band: Callable[[int], object],
+        missed: Callable[[], object],
         protocol_features: int = PROTOCOL_FEATURES,
         timeout: float = 5.0,
     ) -> None:
         """Attach the device to ``memory``.
 
         ``call_in_band`` notifies the driver of a queue without a call descriptor, from any thread.
+        ``missed`` is called, from any thread, when the front end is to be asked for a translation.
         ``timeout`` bounds the wait for requests under way whenever a ring stops or memory goes.
         """
         self.device = device
         self.offered = device.offered_features & CARRIED_FEATURES | F_PROTOCOL_FEATURES | F_LOG_ALL
+        if not protocol_features & _P.BACKEND_REQ.mask:
+            self.offered &= ~F.ACCESS_PLATFORM
         self.offered_protocol = protocol_features
         self.protocol_features = 0
         self._memory = memory
@@ -117,6 +124,8 @@ class BackEnd:
         self._accepted: int | None = None
         self._status = 0
         self._log = DirtyLog(memory, timeout)
+        self.translations = Translations(memory, timeout)
+        memory.on_miss(missed)
         self.state = DeviceState(device)
         self._inflight = InflightMemory()
         device.attach(memory, events)
@@ -155,6 +164,7 @@ class BackEnd:
             self.state.close()
             self._log.close()
             self._inflight.close()
+            self.translations.close()
             self._memory.clear(self._timeout)
 
     # --- features
@@ -172,8 +182,10 @@ class BackEnd:
         if any(vring.live for vring in self.vrings):
             if accepted != self._accepted:
                 raise TransportError("features cannot change while rings are live")
-        elif accepted != self._accepted or self._broken or self.active:
-            self._negotiate(accepted, message)
+        else:
+            if accepted != self._accepted or self._broken or self.active:
+                self._negotiate(accepted, message)
+            self.translations.start_over(bool(accepted & F.ACCESS_PLATFORM))
         self._log.want(bool(features & F_LOG_ALL))
         if not features & F_PROTOCOL_FEATURES:
             for vring in self.vrings:
@@ -192,6 +204,7 @@ class BackEnd:
         self._accepted = accepted
         for vring in self.vrings:
             vring.packed = bool(accepted & F.RING_PACKED)
+            vring.translated = bool(accepted & F.ACCESS_PLATFORM)
 
     def _refusal(self, message: Message, reason: str) -> TransportError:
         """Refuse features so that the front end can see it: by an answer, the status, or by hanging up."""
@@ -261,6 +274,11 @@ class BackEnd:
     def set_log_fd(self, message: Message) -> None:
         """SET_LOG_FD."""
         self._log.set_notify(message.fds[0])
+
+    def iotlb_msg(self, message: Message) -> int:
+        """IOTLB_MSG: where I/O virtual addresses lead, or that they do not any more."""
+        self.translations.take(message.payload)
+        return 0
 
     def rem_mem_reg(self, message: Message) -> None:
         """REM_MEM_REG: the region is known by its addresses and its size."""
@@ -484,6 +502,7 @@ _HANDLERS: dict[str, Callable[[BackEnd, Message], Any]] = {
     "SET_VRING_ENABLE": BackEnd.set_vring_enable,
     "GET_CONFIG": BackEnd.get_config,
     "SET_CONFIG": BackEnd.set_config,
+    "IOTLB_MSG": BackEnd.iotlb_msg,
     "RESET_DEVICE": BackEnd.reset_device,
     "VRING_KICK": BackEnd.vring_kick,
     "GET_MAX_MEM_SLOTS": BackEnd.get_max_mem_slots,

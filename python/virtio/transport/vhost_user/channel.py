@@ -1,20 +1,22 @@
 """The channel on which the back end makes requests, without its socket.
 
-At most one message of a kind and queue is under way at a time when the front end acknowledges them: what
-happens meanwhile is sent after the acknowledgement. So nothing piles up for a front end that is slow.
+At most one message of a kind and queue (or address) is under way at a time when the front end acknowledges
+them: what happens meanwhile is sent after the acknowledgement. So nothing piles up for a slow front end.
 """
 
 from collections import OrderedDict
+from typing import Any
 
 from virtio.transport.vhost_user.codec import Decoder, Message, encode_request
 from virtio.transport.vhost_user.messages import BACK_END, MessageType
-from virtio.transport.vhost_user.payloads import VringState
+from virtio.transport.vhost_user.payloads import Iotlb, VringState
 
 _CONFIG_CHANGE = BACK_END["BACKEND_CONFIG_CHANGE_MSG"]
 _CALL = BACK_END["BACKEND_VRING_CALL"]
 _ERROR = BACK_END["BACKEND_VRING_ERR"]
+_IOTLB = BACK_END["BACKEND_IOTLB_MSG"]
 
-_Key = tuple[MessageType, int]
+_Key = tuple[MessageType, Any]
 
 
 class BackEndChannel:
@@ -24,7 +26,9 @@ class BackEndChannel:
         """``acknowledged``: REPLY_ACK is negotiated, so that each request asks for an answer."""
         self._acknowledged = acknowledged
         self._decoder = Decoder(BACK_END)
-        self._under_way: OrderedDict[_Key, bool] = OrderedDict()  # value: once more after the answer
+        # By kind and payload, all of it that matters; value: once more after the answer.
+        self._under_way: OrderedDict[_Key, bool] = OrderedDict()
+        self._refused: list[Iotlb] = []
         self.failure: str | None = None
         """Why the channel is of no use any more."""
 
@@ -35,15 +39,24 @@ class BackEndChannel:
 
     def config_changed(self) -> bytes:
         """Say that the configuration space has changed."""
-        return self._request(_CONFIG_CHANGE, 0, None)
+        return self._request(_CONFIG_CHANGE, None)
 
     def call(self, queue: int) -> bytes:
         """Notify of used buffers in-band."""
-        return self._request(_CALL, queue, VringState(queue, 0))
+        return self._request(_CALL, VringState(queue, 0))
 
     def error(self, queue: int) -> bytes:
         """Tell in-band that a queue is broken."""
-        return self._request(_ERROR, queue, VringState(queue, 0))
+        return self._request(_ERROR, VringState(queue, 0))
+
+    def translate(self, entry: Iotlb) -> bytes:
+        """Ask for a translation, or tell that an access has failed."""
+        return self._request(_IOTLB, entry)
+
+    def take_refused(self) -> list[Iotlb]:
+        """Return what the front end has answered "no" to since the last time."""
+        refused, self._refused = self._refused, []
+        return refused
 
     def receive(self, data: bytes, fds: tuple[int, ...] = (), *, lost: bool = False) -> bytes:
         """Take answers; return what is to be sent because of them."""
@@ -60,11 +73,11 @@ class BackEndChannel:
         self._decoder.close()
         self._under_way.clear()
 
-    def _request(self, kind: MessageType, index: int, payload: VringState | None) -> bytes:
+    def _request(self, kind: MessageType, payload: Any) -> bytes:
         if self.failure is not None:
             return b""
         if self._acknowledged:
-            key = (kind, index)
+            key = (kind, payload)
             if key in self._under_way:
                 self._under_way[key] = True
                 return b""
@@ -79,11 +92,13 @@ class BackEndChannel:
             problem = message.problem or "not an answer to anything"
             self.failure = f"{BACK_END.name(message.number)}: {problem}"
             return b""
-        (kind, index), again = self._under_way.popitem(last=False)
+        (kind, payload), again = self._under_way.popitem(last=False)
         if kind.number != message.number:
             self.failure = f"an answer to {BACK_END.name(message.number)} instead of {kind.name}"
             return b""
-        # That the front end could not do it (payload not 0) changes nothing: it was told.
-        if not again:
-            return b""
-        return self._request(kind, index, None if kind is _CONFIG_CHANGE else VringState(index, 0))
+        if again:
+            return self._request(kind, payload)
+        # That the front end could not do another request changes nothing: it was told.
+        if kind is _IOTLB and message.payload:
+            self._refused.append(payload)
+        return b""

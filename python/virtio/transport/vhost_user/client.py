@@ -111,6 +111,10 @@ class Client:
         self._later(lambda: self._selector.register(ours, selectors.EVENT_READ, self._read_channel))
         return theirs.detach()
 
+    def settle(self, ticket: int, done: bool) -> None:
+        """Acknowledge a miss: it was answered, or cannot be."""
+        self._later(lambda: self._settle(ticket, done))
+
     def watch_error(self, fd: int, queue: int) -> None:
         """Report when a queue's error descriptor is signalled."""
 
@@ -301,11 +305,26 @@ class Client:
         except ViolationError as error:
             self._lose(error)
             return
+        self._adjust(ours, outbox)
+
+    def _settle(self, ticket: int, done: bool) -> None:
+        assert self._channel is not None
+        ours, outbox, channel = self._channel
+        try:
+            if answer := channel.settle(ticket, done):
+                outbox.send(answer)
+        except OSError:
+            self._unregister(ours)
+            return
+        self._adjust(ours, outbox)
+
+    def _adjust(self, ours: socket.socket, outbox: Outbox) -> None:
         if outbox.overfull:
             self._lose(ViolationError("the back end does not read the answers on its own channel"))
             return
         wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if outbox.pending else 0)
-        if self._selector.get_key(ours).events != wanted:
+        registered = self._selector.get_map().get(ours)
+        if registered is not None and registered.events != wanted:
             self._selector.modify(ours, wanted, self._read_channel)
 
     def _unregister(self, target: socket.socket | int) -> None:

@@ -21,6 +21,7 @@ from virtio.transport.vhost_user.client import Client
 from virtio.transport.vhost_user.exchange import (
     Called,
     ConfigNews,
+    Missed,
     News,
     QueueBroke,
     Script,
@@ -29,7 +30,9 @@ from virtio.transport.vhost_user.exchange import (
     ViolationError,
 )
 from virtio.transport.vhost_user.frontend import MAX_QUEUE_SIZE, MAX_QUEUES, FrontEnd, Ring
+from virtio.transport.vhost_user.iommu import FrontEndIommu
 from virtio.transport.vhost_user.messages import ProtocolFeature
+from virtio.transport.vhost_user.payloads import Iotlb
 from virtio.transport.vhost_user.place import parse_place
 
 _log = logging.getLogger("virtio.transport.vhost_user")
@@ -60,7 +63,10 @@ class VhostUserDriverEnd:
         self._place = place
         self._in_band = in_band
         self._reconnect = reconnect
-        self._front = FrontEnd(in_band=in_band, inflight=reconnect > 0)
+        self._iommu: FrontEndIommu | None = None
+        if memory.domain is not None:
+            self._iommu = FrontEndIommu(memory.domain, self.address, self._tell)
+        self._front = self._new_front()
         self._notifiers: dict[int, Notifier] = {}
         self._desk = NewsDesk(self.address)
         self._client: Client | None = None
@@ -78,6 +84,13 @@ class VhostUserDriverEnd:
         if self._client.failure is not None:
             self._lost(self._generation, self._client.failure)
 
+    def _new_front(self) -> FrontEnd:
+        iommu = self._iommu is not None
+        return FrontEnd(in_band=self._in_band, inflight=self._reconnect > 0, iommu=iommu)
+
+    def _tell(self, entry: Iotlb) -> None:
+        self._call(lambda front: front.translate(entry))
+
     def _open(self, front: FrontEnd, place: str | None = None) -> Client:
         """Connect, and agree on what comes before the driver."""
         generation = self._generation = self._generation + 1
@@ -85,7 +98,7 @@ class VhostUserDriverEnd:
             open_connection(place or self._place, "vhost-user", self.timeout),
             name=self.address,
             timeout=self.timeout,
-            on_news=self._take,
+            on_news=lambda news: self._take(news, client),
             on_lost=lambda error: self._lost(generation, error),
         )
         try:
@@ -97,6 +110,8 @@ class VhostUserDriverEnd:
 
     def _agree(self, client: Client, front: FrontEnd) -> None:
         client.call(front.negotiate())
+        if self._iommu is not None:
+            self._iommu.check(front.offered)
         if front.has(ProtocolFeature.REPLY_ACK):
             client.acknowledge()
         client.call(front.ask_limits())
@@ -122,6 +137,9 @@ class VhostUserDriverEnd:
     def accept(self, features: int) -> None:
         """Write the features that the driver accepts."""
         self._call(lambda front: front.accept(features))
+        if self._iommu is not None:
+            self._call(lambda front: front.share(self.memory.regions))
+            self._iommu.attach()
 
     @property
     def status(self) -> int:
@@ -138,6 +156,8 @@ class VhostUserDriverEnd:
     def reset(self) -> None:
         """Stop all queues and reset the device."""
         self._call(lambda front: front.reset())
+        if self._iommu is not None:
+            self._iommu.detach()
         for index in list(self._notifiers):
             self._release(index)
         self._forget_inflight()
@@ -245,7 +265,7 @@ class VhostUserDriverEnd:
         new: Client | None = None
         try:
             data = relocation.save(client, lost, self.timeout) if state else None
-            front = FrontEnd(in_band=self._in_band, inflight=self._reconnect > 0)
+            front = self._new_front()
             new = self._open(front, place)
             if data is not None:
                 relocation.load(new, front, data, self.timeout)
@@ -271,6 +291,8 @@ class VhostUserDriverEnd:
 
     def _ring_all(self) -> None:
         """Let both ends of every ring look at it: kicks and calls are no state."""
+        if self._iommu is not None and self._front.accepted is not None:
+            self._iommu.attach()  # The back end may be a new one.
         for notifier in list(self._notifiers.values()):
             notifier.kick()
             notifier.call()
@@ -299,7 +321,7 @@ class VhostUserDriverEnd:
         """Call this once, when the device is lost or needs a reset."""
         self._desk.on_failure(callback)
 
-    def _take(self, news: News) -> None:
+    def _take(self, news: News, client: Client) -> None:
         """Take what the back end tells, on the connection's thread."""
         match news:
             case ConfigNews():
@@ -308,6 +330,8 @@ class VhostUserDriverEnd:
             case Called(queue):
                 if (notifier := self._notifiers.get(queue)) is not None:
                     notifier.call()
+            case Missed() if self._iommu is not None:
+                self._iommu.missed(news, client)
             case QueueBroke(queue):
                 self._front.broken = True
                 reason = f"the device gave up on queue {queue}; it needs a reset"
@@ -352,7 +376,7 @@ class VhostUserDriverEnd:
         self._failed(error)
 
     def _come_back(self, lost: FrontEnd, offered: Mapping[int, int]) -> bool:
-        front = FrontEnd(in_band=self._in_band, inflight=True)
+        front = self._new_front()
         client = self._open(front)
         try:
             # Not before the new back end has answered: until then the old one may be finishing its requests.
@@ -402,6 +426,8 @@ class VhostUserDriverEnd:
                     client.call(self._front.reset())
         if self._client is not None:
             self._client.close()
+        if self._iommu is not None:
+            self._iommu.close()
         for index in list(self._notifiers):
             self._release(index)
         self._forget_inflight()

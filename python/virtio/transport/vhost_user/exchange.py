@@ -4,6 +4,7 @@ The back end is not to be trusted: whatever it sends is an answer to the one req
 form, or it is a :exc:`ViolationError`.
 """
 
+import itertools
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -12,6 +13,9 @@ from virtio.errors import RefusedError, TransportError
 from virtio.transport.vhost_user.codec import Decoder, Message, encode_acknowledgement, encode_request
 from virtio.transport.vhost_user.messages import BACK_END, FRONT_END, MessageType
 from virtio.transport.vhost_user.payloads import Iotlb
+from virtio.transport.vhost_user.translations import ACCESS_FAIL, MISS
+
+_MOST_OWED = 65536
 
 
 class ViolationError(TransportError):
@@ -137,6 +141,8 @@ class Missed:
     """An address has no translation (type 1), or not the permission that is needed (type 4)."""
 
     entry: Iotlb
+    ticket: int | None = None
+    """For :meth:`FrontEndChannel.settle`, if the back end wants to know when it was answered."""
 
 
 News = ConfigNews | Called | QueueBroke | Missed
@@ -149,6 +155,9 @@ class FrontEndChannel:
         """Take the messages of what is negotiated, and refuse all others."""
         self._decoder = Decoder(BACK_END)
         self._queues = queues
+        # Acknowledgements, in the order of the requests; None: not known yet.
+        self._owed: dict[int, tuple[int, int | None]] = {}
+        self._tickets = itertools.count()
         self._allowed = {
             *(("BACKEND_VRING_CALL", "BACKEND_VRING_ERR") if in_band else ()),
             *(("BACKEND_CONFIG_CHANGE_MSG",) if config else ()),
@@ -169,7 +178,6 @@ class FrontEndChannel:
         """
         messages = self._decoder.receive(data, fds, lost=lost)
         news: list[News] = []
-        answer = b""
         for message in messages:
             message.close()
         if self._decoder.failure is not None:
@@ -178,11 +186,33 @@ class FrontEndChannel:
             if message.is_reply:
                 raise ViolationError("an answer on its own channel, where nothing was asked")
             found = self._understand(message)
+            if message.needs_reply:
+                ticket = next(self._tickets)
+                later = isinstance(found, Missed) and found.entry.type == MISS
+                self._owed[ticket] = (message.number, None if later else int(found is None))
+                if later and isinstance(found, Missed):
+                    found = Missed(found.entry, ticket)
             if found is not None:
                 news.append(found)
-            if message.needs_reply:
-                answer += encode_acknowledgement(message.number, int(found is None))
-        return news, answer
+        if len(self._owed) > _MOST_OWED:
+            raise ViolationError("thousands of requests on its own channel without waiting for an answer")
+        return news, self._due()
+
+    def settle(self, ticket: int, done: bool) -> bytes:
+        """Say what came of a miss; return the bytes to answer with."""
+        if ticket in self._owed:
+            self._owed[ticket] = (self._owed[ticket][0], int(not done))
+        return self._due()
+
+    def _due(self) -> bytes:
+        """Return all acknowledgements up to the first that is not known."""
+        data = b""
+        for ticket, (number, value) in list(self._owed.items()):
+            if value is None:
+                break
+            data += encode_acknowledgement(number, value)
+            del self._owed[ticket]
+        return data
 
     def close(self) -> None:
         """Forget what was begun."""
@@ -197,7 +227,7 @@ class FrontEndChannel:
             case "BACKEND_CONFIG_CHANGE_MSG":
                 return ConfigNews()
             case "BACKEND_IOTLB_MSG":
-                return Missed(message.payload) if message.payload.type in (1, 4) else None
+                return Missed(message.payload) if message.payload.type in (MISS, ACCESS_FAIL) else None
             case _:
                 queue = message.payload.ring
                 if queue >= self._queues:

@@ -31,6 +31,7 @@ from virtio.transport.vhost_user.payloads import (
     MAX_REGIONS,
     ConfigAccess,
     Inflight,
+    Iotlb,
     LogArea,
     MemoryRegion,
     VringAddress,
@@ -89,12 +90,13 @@ class Ring:
 class FrontEnd:
     """What was agreed with a back end, and the procedures that agree on it."""
 
-    def __init__(self, *, in_band: bool = False, inflight: bool = False) -> None:
+    def __init__(self, *, in_band: bool = False, inflight: bool = False, iommu: bool = False) -> None:
         """Begin with nothing agreed.
 
         ``in_band``: notifications by messages. ``inflight``: have the back end write down which requests it
-        has taken, if it can.
+        has taken, if it can. ``iommu``: give the device I/O virtual addresses.
         """
+        self.iommu = iommu
         self._want_in_band = in_band
         self._want_inflight = inflight
         self._start_over()
@@ -126,14 +128,15 @@ class FrontEnd:
     @property
     def device_features(self) -> int:
         """What the device offers and this transport carries."""
-        return self.offered & CARRIED_FEATURES
+        features = self.offered & CARRIED_FEATURES
+        return features if self.iommu else features & ~F.ACCESS_PLATFORM
 
     def channel(self) -> FrontEndChannel:
         """Return what understands the back end's own requests."""
         return FrontEndChannel(
             in_band=self.in_band,
             config=self.has(_P.CONFIG),
-            iotlb=False,
+            iotlb=self.iommu,
             queues=self.queues or MAX_QUEUES,
         )
 
@@ -180,6 +183,8 @@ class FrontEnd:
         """Accept features. A refusal shows in the status, as it does on every transport."""
         if unexpected := features & ~self.device_features:
             raise ConfigurationError(f"features {unexpected:#x} are not offered")
+        if self.iommu and not features & F.ACCESS_PLATFORM:
+            raise ConfigurationError("VIRTIO_F_ACCESS_PLATFORM must be accepted: there is an IOMMU")
         self._failed_features = False
         try:
             yield Ask("SET_FEATURES", features | self._own_features())
@@ -374,15 +379,23 @@ class FrontEnd:
             yield Ask("SET_VRING_CALL", index, (ring.call,))
 
     def _address(self, index: int, ring: Ring) -> VringAddress:
-        user = self._to_user
+        user = (lambda address: address) if self.iommu else self._to_user
         return VringAddress(
             index,
             VRING_F_LOG if self.logging else 0,
             user(ring.descriptors),
             user(ring.used),
             user(ring.available),
-            ring.used,
+            self._region_of(ring.used).guest_address + ring.used - self._region_of(ring.used).address,
         )
+
+    def translate(self, entry: Iotlb) -> Script[None]:
+        """Tell the back end of a translation, or that it is gone; done when this returns."""
+        answer = (yield Ask("IOTLB_MSG", entry)).payload
+        if answer:
+            raise RefusedError(
+                f"the back end refuses the translation of {entry.iova:#x} (answer {answer:#x})"
+            )
 
     def log_to(self, fd: int, size: int) -> Script[None]:
         """Have written pages noted in ``size`` bytes of ``fd``; it takes the place of an earlier log."""
@@ -408,9 +421,13 @@ class FrontEnd:
         yield from self._settle()
 
     def _to_user(self, address: int) -> int:
+        region = self._region_of(address)
+        return address - region.address + region.user_address
+
+    def _region_of(self, address: int) -> SharedRegion:
         for region in self._shared:
-            if region.guest_address <= address < region.guest_address + region.size:
-                return address - region.guest_address + region.user_address
+            if region.address <= address < region.address + region.size:
+                return region
         raise ConfigurationError(f"a ring at {address:#x}, which is not in shared memory")
 
     def _enable(self, index: int, ring: Ring) -> Script[None]:

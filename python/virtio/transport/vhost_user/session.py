@@ -25,6 +25,7 @@ from virtio.transport.vhost_user.actions import (
     Notice,
     Send,
     SendRequest,
+    TranslationMissed,
     UseChannel,
     WatchTransfer,
 )
@@ -33,6 +34,7 @@ from virtio.transport.vhost_user.channel import BackEndChannel
 from virtio.transport.vhost_user.codec import Decoder, Message, encode_acknowledgement, encode_reply
 from virtio.transport.vhost_user.messages import FRONT_END, ProtocolFeature
 from virtio.transport.vhost_user.state_transfer import StateTransfer
+from virtio.transport.vhost_user.translations import ACCESS_FAIL
 
 _log = logging.getLogger("virtio.transport.vhost_user")
 
@@ -70,6 +72,7 @@ class Session:
             memory,
             self,
             call_in_band=lambda index: post(BuffersUsed(index)),
+            missed=lambda: post(TranslationMissed()),
             protocol_features=protocol_features,
             timeout=timeout,
         )
@@ -115,6 +118,8 @@ class Session:
             close_all(fds)
             return []
         answer = self._channel.receive(data, tuple(fds), lost=lost)
+        for entry in self._channel.take_refused():
+            self._back_end.translations.refused(entry)
         return self._request(answer)
 
     def channel_closed(self) -> None:
@@ -134,6 +139,8 @@ class Session:
                 return self._request(self._channel.call(queue))
             case DeviceBroke():
                 return self._tell_broken(self._channel)
+            case TranslationMissed():
+                return self._ask_translations(self._channel)
 
     def close(self) -> None:
         """The front end is gone: let go of everything."""
@@ -211,6 +218,7 @@ class Session:
         self._drop_channel()
         self._channel = BackEndChannel(acknowledged=back_end.has(ProtocolFeature.REPLY_ACK))
         actions.append(UseChannel(message.take_fd()))
+        back_end.translations.repeat()
 
     def _drop_channel(self) -> None:
         if self._channel is not None:
@@ -226,6 +234,14 @@ class Session:
         if not back_end.has(ProtocolFeature.CONFIG):
             return []
         return self._request(self._channel.config_changed())
+
+    def _ask_translations(self, channel: BackEndChannel) -> list[Action]:
+        actions: list[Action] = []
+        for entry in self._back_end.translations.questions():
+            if entry.type == ACCESS_FAIL:
+                self._complain(f"address {entry.iova:#x} may not be used so (permission {entry.permission})")
+            actions += self._request(channel.translate(entry))
+        return actions
 
     def _tell_broken(self, channel: BackEndChannel) -> list[Action]:
         actions: list[Action] = []

@@ -13,7 +13,7 @@ import select
 from collections.abc import Callable
 
 from virtio.errors import Error, TransportError
-from virtio.transport.interface import GuestMemory, QueueEnd
+from virtio.transport.interface import GuestMemory, QueueEnd, Space
 from virtio.transport.vhost_user.inflight import InflightMemory
 from virtio.transport.vhost_user.payloads import VringAddress
 from virtio.transport.vhost_user.quirks import packed_base
@@ -32,6 +32,8 @@ class Vring:
         self.queue = queue
         self.index = index
         self.packed = False
+        self.translated = False
+        """Addresses are I/O virtual ones."""
         self.enabled = False
         self.live = False
         self.begun = False
@@ -53,6 +55,10 @@ class Vring:
         """Whether everything that the queue needs is known and allowed."""
         described = self._kick_known and self._size > 0 and self._address is not None
         return described and self.enabled and not self.failed
+
+    @property
+    def _space(self) -> Space:
+        return "guest" if self.translated else "user"
 
     # --- what the front end says
 
@@ -128,7 +134,7 @@ class Vring:
             descriptors=address.descriptors,
             available=address.available,
             used=address.used,
-            space="user",
+            space=self._space,
             base=self._base,
         )
         if part is None:
@@ -179,7 +185,7 @@ class Vring:
 
     def _first_flags(self, address: VringAddress) -> int:
         try:
-            return int.from_bytes(self._memory.read(address.descriptors + 14, 2, "user"), "little")
+            return int.from_bytes(self._memory.read(address.descriptors + 14, 2, self._space), "little")
         except Error:  # Not mapped yet: then nothing was used there either.
             return 0
 
