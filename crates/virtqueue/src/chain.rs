@@ -1,5 +1,6 @@
 //! Descriptor chains as the rest of the crate sees them: host memory, checked.
 
+use crate::fault::{Fault, Rule};
 use crate::memory::{Snapshot, Wanted};
 use std::sync::Arc;
 use vm_memory::VolatileSlice;
@@ -272,6 +273,12 @@ impl Batch {
     #[inline]
     pub(crate) fn missing(&self) -> &[Wanted] {
         &self.missing
+    }
+
+    /// Whether a chain was not taken because of translations that are missing, and of nothing else.
+    #[cold]
+    pub(crate) fn waits_for_translations(&self, fault: &Fault) -> bool {
+        !self.missing.is_empty() && fault.rule == Rule::Translation
     }
 
     /// Drops the segments of a chain that turned out to be malformed.

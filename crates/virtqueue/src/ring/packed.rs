@@ -324,7 +324,7 @@ impl DeviceRing for PackedRing {
             parts.claim_ahead(self.next, taken, self.burst);
             if let Err(fault) = self.take_one(memory, &parts, batch, head) {
                 batch.abandon_chain();
-                if !batch.missing().is_empty() && fault.rule == Rule::Translation {
+                if batch.waits_for_translations(&fault) {
                     return Ok(taken);
                 }
                 let fault = self.fault(fault);

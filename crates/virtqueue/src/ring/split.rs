@@ -355,7 +355,7 @@ impl DeviceRing for SplitRing {
             }
             if let Err(fault) = self.take_one(memory, &parts, batch) {
                 batch.abandon_chain();
-                if !batch.missing().is_empty() && fault.rule == Rule::Translation {
+                if batch.waits_for_translations(&fault) {
                     return Ok(taken);
                 }
                 let fault = self.fault(fault);

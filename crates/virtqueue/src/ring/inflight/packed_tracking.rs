@@ -206,14 +206,21 @@ impl PackedRing {
     ) -> Result<usize, Fault> {
         let mut taken = 0;
         while taken < max && !self.is_full(batch) {
-            let Some(list) = tracking.again.next() else { break };
+            let Some(list) = tracking.again.as_slice().first() else {
+                break;
+            };
             if let Err(fault) = self.retake(memory, &list.descriptors, batch) {
+                if batch.waits_for_translations(&fault) {
+                    break;
+                }
                 let fault = self.fault(fault);
                 return if taken > 0 { Ok(taken) } else { Err(fault) };
             }
             if let Some(chain) = batch.len().checked_sub(1).and_then(|last| batch.get(last)) {
-                tracking.book(chain.token, list.entry);
+                let entry = list.entry;
+                tracking.book(chain.token, entry);
             }
+            tracking.again.next();
             taken += 1;
         }
         Ok(taken)

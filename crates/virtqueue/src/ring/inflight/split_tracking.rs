@@ -139,11 +139,17 @@ impl SplitRing {
     ) -> Result<usize, Fault> {
         let mut taken = 0;
         while taken < max && !self.is_full(batch) {
-            let Some(head) = tracking.again.next() else { break };
+            let Some(&head) = tracking.again.as_slice().first() else {
+                break;
+            };
             if let Err(fault) = self.retake(memory, head, batch) {
+                if batch.waits_for_translations(&fault) {
+                    break;
+                }
                 let fault = self.fault(fault);
                 return if taken > 0 { Ok(taken) } else { Err(fault) };
             }
+            tracking.again.next();
             tracking.taken_before(head);
             taken += 1;
         }
