@@ -14,7 +14,8 @@ from typing import Final
 from virtio.bench.ring import LAYOUTS
 from virtio.queue.model import PackedDevice, PackedDriver, SplitDevice, SplitDriver, SplitLayout, Touch
 from virtio.queue.model.ring import IN_ORDER
-from virtio.queue.model.shared import ACQUIRE, ORDERINGS
+from virtio.queue.model.shared import ORDERINGS
+from virtio.transport.pci.hardware import transactions
 
 BATCHES: Final = (1, 2, 4, 8, 16, 32)
 LINE: Final = 64
@@ -88,8 +89,8 @@ def _cost(layout: str, alignment: str, batch: int, told: bool) -> Cost:
         if counted:
             requests += batch
             for burst in BURSTS:
-                reads[burst] += _transactions(touches, burst, write=False)
-                writes[burst] += _transactions(touches, burst, write=True)
+                reads[burst] += transactions(touches, burst, write=False)
+                writes[burst] += transactions(touches, burst, write=True)
     return Cost(
         layout,
         alignment,
@@ -170,38 +171,3 @@ class Caches:
             if touch.write:
                 holders.clear()
             holders.add(touch.end)
-
-
-def _transactions(touches: Iterable[Touch], burst: int, *, write: bool) -> int:
-    """Count the device's reads or writes of the ring over a bus.
-
-    Contiguous bytes of one part go in one transaction, up to ``burst`` of them and not across a multiple of
-    that. Reads are merged over a whole batch: a device that knows how much there is reads it at once. Writes
-    are not merged where one makes others visible. Of a descriptor all is written: its address means nothing
-    any more (2.8.4).
-    """
-    number = 0
-    pieces: dict[str, set[int]] = {}
-    for touch in touches:
-        if touch.end != "device":
-            continue
-        if touch.part in ORDERINGS:
-            if write and touch.part != ACQUIRE:
-                number += _blocks(pieces, burst)
-                pieces.clear()
-        elif touch.write is write:
-            first, size = touch.address, touch.size
-            if touch.part == "descriptor":
-                first, size = first // 16 * 16, 16
-            pieces.setdefault(touch.part, set()).update(range(first, first + size))
-    return number + _blocks(pieces, burst)
-
-
-def _blocks(pieces: dict[str, set[int]], burst: int) -> int:
-    """Count runs of bytes, each cut at multiples of ``burst``."""
-    return sum(
-        1
-        for addresses in pieces.values()
-        for address in addresses
-        if address % burst == 0 or address - 1 not in addresses
-    )

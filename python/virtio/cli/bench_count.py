@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from virtio.bench.count import ALIGNMENTS, BATCHES, BURSTS, SIZE, Cost, count
+from virtio.bench.count_card import READABLE, WRITABLE, count_card
 from virtio.cli.tables import console, show
 from virtio.errors import ConfigurationError
 
@@ -20,8 +21,7 @@ def show_counts(
     picture: Path | None,
 ) -> None:
     """Count, and print or draw the result."""
-    if uneven := [batch for batch in batches or () if SIZE % batch]:
-        raise ConfigurationError(f"{SIZE} descriptors are not made of batches of {uneven[0]}: try 1, 2, 4, 8")
+    _check(batches)
     costs = count(layouts, batches or BATCHES)
     if picture is not None:
         from virtio.bench.count_plot import plot
@@ -36,6 +36,46 @@ def show_counts(
         writer.writerows(rows)
     else:
         _print(costs)
+
+
+def _check(batches: Sequence[int] | None) -> None:
+    if uneven := [batch for batch in batches or () if SIZE % batch]:
+        raise ConfigurationError(f"{SIZE} descriptors are not made of batches of {uneven[0]}: try 1, 2, 4, 8")
+
+
+def show_card_counts(
+    layouts: Sequence[str], batches: Sequence[int] | None, *, as_json: bool, as_csv: bool
+) -> None:
+    """Count what a card does, and print the result."""
+    _check(batches)
+    costs = count_card(layouts, batches or BATCHES)
+    names = ("notifications", "reads", "writes", "interrupts", "total")
+    rows: list[dict[str, str | int | float]] = [
+        {
+            "layout": cost.layout,
+            "batch": cost.batch,
+            **{name: round(getattr(cost, name), 4) for name in names},
+        }
+        for cost in costs
+    ]
+    if as_json:
+        print(json.dumps(rows, indent=2))
+    elif as_csv:
+        writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    else:
+        out = console()
+        shown = [
+            (str(row["layout"]), str(row["batch"]), *(f"{row[name]:.3f}" for name in names)) for row in rows
+        ]
+        columns = ["layout", ">batch", *(f">{name}" for name in names)]
+        show(out, columns, shown, "transactions on the bus per request")
+        out.print(
+            f"\nA request has {READABLE} bytes to be read and {WRITABLE} to be written, in two descriptors. "
+            "The driver notifies\nonce a batch and tells what is available (NOTIFICATION_DATA); the card "
+            "interrupts once a batch. Reads and\nwrites are the card's, of 256 bytes at most."
+        )
 
 
 def _row(cost: Cost) -> dict[str, str | int | float]:

@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from virtio.bench import Machine, this_machine
 from virtio.bench.ring import BATCHES, LAYOUTS, OUTSTANDING, Result, Ring, Wait, measure, plan
-from virtio.cli.bench_count import show_counts
+from virtio.cli.bench_count import show_card_counts, show_counts
 from virtio.cli.tables import console, show
 from virtio.errors import ConfigurationError
 
@@ -54,6 +54,9 @@ def ring(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    card: Annotated[
+        bool, typer.Option("--card", help="With --count: every transaction of a PCI function.")
+    ] = False,
     counting: Annotated[
         bool,
         typer.Option("--count", help="Count cache lines and bus transactions instead of measuring time."),
@@ -63,6 +66,11 @@ def ring(
     ] = None,
 ) -> None:
     """Measure both ends of a ring on two threads: nanoseconds per request against batch size."""
+    if card and (not counting or plot is not None):
+        raise ConfigurationError("--card is for --count, and is not drawn")
+    if card:
+        show_card_counts(layout or tuple(LAYOUTS), batch, as_json=as_json, as_csv=as_csv)
+        return
     if plot is not None and not counting:
         raise ConfigurationError("--plot draws what --count counts")
     if wait not in _WAITS:
