@@ -1,7 +1,7 @@
 //! The loop of a worker's thread.
 
 use super::window::Window;
-use super::{BUSY, Completions, Handler, NO_HINT, Run, Shared, Stopped, lock};
+use super::{BUSY, Coalescing, Completions, Handler, NO_HINT, Run, Shared, Stopped, lock};
 use crate::chain::Batch;
 use crate::fault::{Fault, Rule};
 use crate::memory::{Asked, Reader, Wanted};
@@ -35,6 +35,9 @@ pub(super) struct Engine {
     truncations: u64,
     /// The front end has been asked for translations, without which nothing can be taken.
     waiting: bool,
+    /// Chains completed since the driver was last notified, if it is to be; and when at the latest.
+    unannounced: u32,
+    due: Option<Instant>,
 }
 
 impl Engine {
@@ -58,6 +61,8 @@ impl Engine {
             window: Window::default(),
             kick: None,
             revision: None,
+            unannounced: 0,
+            due: None,
             // Not the number of now: a mapping may have been truncated before this queue started.
             truncations: 0,
             waiting: false,
@@ -75,6 +80,9 @@ impl Engine {
             Err(_) => Instant::now() + FAULT_PATIENCE,
         };
         let drained = self.drain(deadline);
+        if self.due.is_some() && !self.run.discard.load(Ordering::SeqCst) && !self.abandoned() {
+            self.notify();
+        }
         let abandoned = self.abandoned();
         let Self {
             shared,
@@ -130,7 +138,7 @@ impl Engine {
             } else if !self.waiting && self.ring.arm(self.reader.snapshot())? {
                 continue;
             }
-            self.sleep(None);
+            self.sleep(self.due);
         }
         Ok(())
     }
@@ -189,6 +197,9 @@ impl Engine {
     /// Takes a batch, has it answered, publishes what is complete. False if there was nothing to do.
     fn turn(&mut self) -> Result<bool, Fault> {
         guarded(|| self.handler.reap(&mut self.done))?;
+        if self.due.is_some() {
+            self.notify_if_due();
+        }
         let mut taken = 0;
         // While a change of the map waits for operations to end, no new ones are begun.
         if !self.reader.stale() && !self.waiting {
@@ -294,19 +305,44 @@ impl Engine {
             .iter()
             .map(|(_, length)| u64::from(*length))
             .sum();
+        let count = self.done.as_slice().len() as u32;
         self.done.clear();
-        let counters = &self.shared.counters;
-        counters.bytes_written.add(written);
-        if self.ring.publish(memory)? {
-            match self.shared.call.signal() {
-                Sent::Yes => counters.interrupts.add(1),
-                Sent::Lost => counters.interrupts_lost.add(1),
-                Sent::Nowhere => {}
-            }
+        self.shared.counters.bytes_written.add(written);
+        let wanted = self.ring.publish(memory)?;
+        if self.due.is_some() || (wanted && self.shared.coalescing.load(Ordering::Relaxed) != 0) {
+            self.unannounced = self.unannounced.saturating_add(count);
+            self.notify_if_due();
+        } else if wanted {
+            self.notify();
         } else {
-            counters.interrupts_suppressed.add(1);
+            self.shared.counters.interrupts_suppressed.add(1);
         }
         Ok(true)
+    }
+
+    /// Tells the driver that there is something in the used ring.
+    fn notify(&mut self) {
+        (self.unannounced, self.due) = (0, None);
+        let counters = &self.shared.counters;
+        match self.shared.call.signal() {
+            Sent::Yes => counters.interrupts.add(1),
+            Sent::Lost => counters.interrupts_lost.add(1),
+            Sent::Nowhere => {}
+        }
+    }
+
+    /// Notifies the driver of what it wants to know of, if there is enough of that, or it is old enough.
+    fn notify_if_due(&mut self) {
+        let coalescing = Coalescing::unpack(self.shared.coalescing.load(Ordering::Relaxed));
+        if coalescing.packets == 0 || coalescing.microseconds == 0 || self.unannounced >= coalescing.packets {
+            return self.notify();
+        }
+        let now = Instant::now();
+        match self.due {
+            Some(due) if due <= now => self.notify(),
+            Some(_) => {}
+            None => self.due = Some(now + Duration::from_micros(coalescing.microseconds.into())),
+        }
     }
 
     /// Looks for work without sleeping, for as long as that has paid recently.

@@ -57,6 +57,32 @@ impl Polling {
     }
 }
 
+/// How notifications of the driver are put off: until so many chains are complete, or so much time has passed
+/// since the first of them. A zero in either: not at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Coalescing {
+    /// Chains.
+    pub packets: u32,
+    /// Microseconds.
+    pub microseconds: u32,
+}
+
+impl Coalescing {
+    fn pack(self) -> u64 {
+        if self.packets == 0 || self.microseconds == 0 {
+            return 0;
+        }
+        u64::from(self.packets) << 32 | u64::from(self.microseconds)
+    }
+
+    fn unpack(packed: u64) -> Self {
+        Self {
+            packets: (packed >> 32) as u32,
+            microseconds: packed as u32,
+        }
+    }
+}
+
 /// [`Polling::Busy`] among times in nanoseconds.
 pub(crate) const BUSY: u64 = u64::MAX;
 
@@ -132,6 +158,8 @@ pub(crate) struct Shared {
     /// What the last notification with data said (`next`), or [`NO_HINT`].
     pub(crate) hint: AtomicU32,
     pub(crate) polling_ns: AtomicU64,
+    /// [`Coalescing`], packed.
+    pub(crate) coalescing: AtomicU64,
     pub(crate) on_fault: Box<dyn Fn(&Fault) + Send + Sync>,
 }
 
@@ -194,6 +222,7 @@ impl Worker {
             notified: AtomicU64::new(0),
             hint: AtomicU32::new(NO_HINT),
             polling_ns: AtomicU64::new(0),
+            coalescing: AtomicU64::new(0),
             on_fault,
         };
         let worker = Self {
@@ -239,6 +268,12 @@ impl Worker {
     /// Whether to poll the ring, from now on.
     pub fn set_polling(&self, polling: Polling) {
         self.shared.polling_ns.store(polling.to_ns(), Ordering::Relaxed);
+        self.shared.control.signal();
+    }
+
+    /// How to put notifications of the driver off, from now on; also those that wait already.
+    pub fn set_coalescing(&self, coalescing: Coalescing) {
+        self.shared.coalescing.store(coalescing.pack(), Ordering::Relaxed);
         self.shared.control.signal();
     }
 
