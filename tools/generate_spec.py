@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "python"))
 
-from virtio.spec import block, core  # noqa: E402
+from virtio.spec import block, core, net  # noqa: E402
 from virtio.spec.model import Codes, Features, Struct  # noqa: E402
 
 TARGET = ROOT / "crates/virtqueue/src/spec.rs"
@@ -95,6 +95,17 @@ def generate() -> str:
             layout(block.HEADER, "HEADER"),
             layout(block.SEGMENT, "SEGMENT"),
             layout(block.LIFETIME, "LIFETIME"),
+        ),
+        *module(
+            "net",
+            "Network device (5.1)",
+            features(net.F),
+            codes(net.HDR_F, "u8"),
+            codes(net.GSO, "u8", width=2),
+            codes(net.HASH_TYPE, "u32"),
+            codes(net.HASH_REPORT, "u16"),
+            layout(net.HDR.until(()), "HDR"),
+            layout(net.HDR.until(("VIRTIO_NET_F_HASH_REPORT",)), "HASH_HDR"),
         ),
     ]
     return "\n".join(lines) + "\n"

@@ -18,9 +18,10 @@ pub mod driver;
 pub mod fault;
 pub mod loopback;
 pub mod memory;
+pub mod net;
 pub mod notify;
 pub mod relax;
 pub mod ring;
-#[allow(missing_docs)]
+#[allow(missing_docs, non_upper_case_globals)]
 pub mod spec;
 pub mod worker;

@@ -232,3 +232,173 @@ pub mod block {
     pub const LIFETIME_DEVICE_LIFETIME_EST_TYP_A: usize = 2;
     pub const LIFETIME_DEVICE_LIFETIME_EST_TYP_B: usize = 4;
 }
+
+/// Network device (5.1).
+pub mod net {
+    /// Device completes partial checksums.
+    pub const VIRTIO_NET_F_CSUM: u128 = 1 << 0;
+    /// Driver takes packets with partial checksums.
+    pub const VIRTIO_NET_F_GUEST_CSUM: u128 = 1 << 1;
+    /// Driver switches its offloads while running.
+    pub const VIRTIO_NET_F_CTRL_GUEST_OFFLOADS: u128 = 1 << 2;
+    /// Mtu holds the largest MTU.
+    pub const VIRTIO_NET_F_MTU: u128 = 1 << 3;
+    /// Mac is valid.
+    pub const VIRTIO_NET_F_MAC: u128 = 1 << 5;
+    /// Device segments packets of any kind.
+    pub const VIRTIO_NET_F_GSO: u128 = 1 << 6;
+    /// Driver takes large TCP packets over IPv4.
+    pub const VIRTIO_NET_F_GUEST_TSO4: u128 = 1 << 7;
+    /// Driver takes large TCP packets over IPv6.
+    pub const VIRTIO_NET_F_GUEST_TSO6: u128 = 1 << 8;
+    /// Driver takes large TCP packets with ECN.
+    pub const VIRTIO_NET_F_GUEST_ECN: u128 = 1 << 9;
+    /// Driver takes large UDP packets, to be fragmented.
+    pub const VIRTIO_NET_F_GUEST_UFO: u128 = 1 << 10;
+    /// Device takes large TCP packets over IPv4.
+    pub const VIRTIO_NET_F_HOST_TSO4: u128 = 1 << 11;
+    /// Device takes large TCP packets over IPv6.
+    pub const VIRTIO_NET_F_HOST_TSO6: u128 = 1 << 12;
+    /// Device takes large TCP packets with ECN.
+    pub const VIRTIO_NET_F_HOST_ECN: u128 = 1 << 13;
+    /// Device takes large UDP packets, to be fragmented.
+    pub const VIRTIO_NET_F_HOST_UFO: u128 = 1 << 14;
+    /// A received packet may fill several buffers.
+    pub const VIRTIO_NET_F_MRG_RXBUF: u128 = 1 << 15;
+    /// Status is valid.
+    pub const VIRTIO_NET_F_STATUS: u128 = 1 << 16;
+    /// There is a control queue.
+    pub const VIRTIO_NET_F_CTRL_VQ: u128 = 1 << 17;
+    /// Receive modes can be set.
+    pub const VIRTIO_NET_F_CTRL_RX: u128 = 1 << 18;
+    /// VLANs can be filtered.
+    pub const VIRTIO_NET_F_CTRL_VLAN: u128 = 1 << 19;
+    /// More receive modes can be set.
+    pub const VIRTIO_NET_F_CTRL_RX_EXTRA: u128 = 1 << 20;
+    /// Device can ask the driver to announce itself.
+    pub const VIRTIO_NET_F_GUEST_ANNOUNCE: u128 = 1 << 21;
+    /// Several queue pairs, steered by the device.
+    pub const VIRTIO_NET_F_MQ: u128 = 1 << 22;
+    /// The MAC address can be set.
+    pub const VIRTIO_NET_F_CTRL_MAC_ADDR: u128 = 1 << 23;
+    /// Device coalesces TCP packets over IPv4.
+    pub const VIRTIO_NET_F_GUEST_RSC4: u128 = 1 << 41;
+    /// Device coalesces TCP packets over IPv6.
+    pub const VIRTIO_NET_F_GUEST_RSC6: u128 = 1 << 42;
+    /// Statistics over the control queue.
+    pub const VIRTIO_NET_F_DEVICE_STATS: u128 = 1 << 50;
+    /// Hashes of the inner header of tunnelled packets.
+    pub const VIRTIO_NET_F_HASH_TUNNEL: u128 = 1 << 51;
+    /// Notifications coalesced per queue.
+    pub const VIRTIO_NET_F_VQ_NOTF_COAL: u128 = 1 << 52;
+    /// Notifications coalesced.
+    pub const VIRTIO_NET_F_NOTF_COAL: u128 = 1 << 53;
+    /// Driver takes large UDP packets over IPv4, to be segmented.
+    pub const VIRTIO_NET_F_GUEST_USO4: u128 = 1 << 54;
+    /// Driver takes large UDP packets over IPv6, to be segmented.
+    pub const VIRTIO_NET_F_GUEST_USO6: u128 = 1 << 55;
+    /// Device takes large UDP packets, to be segmented.
+    pub const VIRTIO_NET_F_HOST_USO: u128 = 1 << 56;
+    /// A received packet comes with its hash.
+    pub const VIRTIO_NET_F_HASH_REPORT: u128 = 1 << 57;
+    /// hdr_len is exact.
+    pub const VIRTIO_NET_F_GUEST_HDRLEN: u128 = 1 << 59;
+    /// Receive-side scaling, configurable.
+    pub const VIRTIO_NET_F_RSS: u128 = 1 << 60;
+    /// Device counts coalesced segments and duplicated ACKs.
+    pub const VIRTIO_NET_F_RSC_EXT: u128 = 1 << 61;
+    /// Stands by for another device with the same MAC address.
+    pub const VIRTIO_NET_F_STANDBY: u128 = 1 << 62;
+    /// Speed and duplex are valid.
+    pub const VIRTIO_NET_F_SPEED_DUPLEX: u128 = 1 << 63;
+    /// Several RSS contexts.
+    pub const VIRTIO_NET_F_RSS_CONTEXT: u128 = 1 << 64;
+    /// Driver takes large packets in a UDP tunnel.
+    pub const VIRTIO_NET_F_GUEST_UDP_TUNNEL_GSO: u128 = 1 << 65;
+    /// Also with a partial outer checksum.
+    pub const VIRTIO_NET_F_GUEST_UDP_TUNNEL_GSO_CSUM: u128 = 1 << 66;
+    /// Device takes large packets in a UDP tunnel.
+    pub const VIRTIO_NET_F_HOST_UDP_TUNNEL_GSO: u128 = 1 << 67;
+    /// Also with a partial outer checksum.
+    pub const VIRTIO_NET_F_HOST_UDP_TUNNEL_GSO_CSUM: u128 = 1 << 68;
+    /// Driver says where the outer network header starts.
+    pub const VIRTIO_NET_F_OUT_NET_HEADER: u128 = 1 << 69;
+    /// Device encrypts and decrypts IPsec inline.
+    pub const VIRTIO_NET_F_IPSEC: u128 = 1 << 70;
+
+    /// The checksum is partial.
+    pub const VIRTIO_NET_HDR_F_NEEDS_CSUM: u8 = 1;
+    /// The checksum is right.
+    pub const VIRTIO_NET_HDR_F_DATA_VALID: u8 = 2;
+    /// The packet was coalesced.
+    pub const VIRTIO_NET_HDR_F_RSC_INFO: u8 = 4;
+    /// The outer checksum is partial or right as well.
+    pub const VIRTIO_NET_HDR_F_UDP_TUNNEL_CSUM: u8 = 8;
+    /// IPsec was or shall be done.
+    pub const VIRTIO_NET_HDR_F_SECURITY: u8 = 16;
+    /// IPsec failed.
+    pub const VIRTIO_NET_HDR_F_SECURITY_ERR: u8 = 32;
+    /// The security association ends soon.
+    pub const VIRTIO_NET_HDR_F_SECURITY_SA_SOFT_EXPIRY_WARN: u8 = 64;
+
+    /// Not large.
+    pub const VIRTIO_NET_HDR_GSO_NONE: u8 = 0x00;
+    /// TCP over IPv4.
+    pub const VIRTIO_NET_HDR_GSO_TCPV4: u8 = 0x01;
+    /// UDP, to be fragmented.
+    pub const VIRTIO_NET_HDR_GSO_UDP: u8 = 0x03;
+    /// TCP over IPv6.
+    pub const VIRTIO_NET_HDR_GSO_TCPV6: u8 = 0x04;
+    /// UDP, to be segmented.
+    pub const VIRTIO_NET_HDR_GSO_UDP_L4: u8 = 0x05;
+    /// A flag: in a UDP tunnel over IPv4.
+    pub const VIRTIO_NET_HDR_GSO_UDP_TUNNEL_IPV4: u8 = 0x20;
+    /// A flag: in a UDP tunnel over IPv6.
+    pub const VIRTIO_NET_HDR_GSO_UDP_TUNNEL_IPV6: u8 = 0x40;
+    /// A flag: TCP with ECN.
+    pub const VIRTIO_NET_HDR_GSO_ECN: u8 = 0x80;
+
+    pub const VIRTIO_NET_HASH_TYPE_IPv4: u32 = 1;
+    pub const VIRTIO_NET_HASH_TYPE_TCPv4: u32 = 2;
+    pub const VIRTIO_NET_HASH_TYPE_UDPv4: u32 = 4;
+    pub const VIRTIO_NET_HASH_TYPE_IPv6: u32 = 8;
+    pub const VIRTIO_NET_HASH_TYPE_TCPv6: u32 = 16;
+    pub const VIRTIO_NET_HASH_TYPE_UDPv6: u32 = 32;
+    pub const VIRTIO_NET_HASH_TYPE_IP_EX: u32 = 64;
+    pub const VIRTIO_NET_HASH_TYPE_TCP_EX: u32 = 128;
+    pub const VIRTIO_NET_HASH_TYPE_UDP_EX: u32 = 256;
+
+    pub const VIRTIO_NET_HASH_REPORT_NONE: u16 = 0;
+    pub const VIRTIO_NET_HASH_REPORT_IPv4: u16 = 1;
+    pub const VIRTIO_NET_HASH_REPORT_TCPv4: u16 = 2;
+    pub const VIRTIO_NET_HASH_REPORT_UDPv4: u16 = 3;
+    pub const VIRTIO_NET_HASH_REPORT_IPv6: u16 = 4;
+    pub const VIRTIO_NET_HASH_REPORT_TCPv6: u16 = 5;
+    pub const VIRTIO_NET_HASH_REPORT_UDPv6: u16 = 6;
+    pub const VIRTIO_NET_HASH_REPORT_IPv6_EX: u16 = 7;
+    pub const VIRTIO_NET_HASH_REPORT_TCPv6_EX: u16 = 8;
+    pub const VIRTIO_NET_HASH_REPORT_UDPv6_EX: u16 = 9;
+
+    /// Bytes of struct virtio_net_hdr.
+    pub const HDR_SIZE: usize = 12;
+    pub const HDR_FLAGS: usize = 0;
+    pub const HDR_GSO_TYPE: usize = 1;
+    pub const HDR_HDR_LEN: usize = 2;
+    pub const HDR_GSO_SIZE: usize = 4;
+    pub const HDR_CSUM_START: usize = 6;
+    pub const HDR_CSUM_OFFSET: usize = 8;
+    pub const HDR_NUM_BUFFERS: usize = 10;
+
+    /// Bytes of struct virtio_net_hdr.
+    pub const HASH_HDR_SIZE: usize = 20;
+    pub const HASH_HDR_FLAGS: usize = 0;
+    pub const HASH_HDR_GSO_TYPE: usize = 1;
+    pub const HASH_HDR_HDR_LEN: usize = 2;
+    pub const HASH_HDR_GSO_SIZE: usize = 4;
+    pub const HASH_HDR_CSUM_START: usize = 6;
+    pub const HASH_HDR_CSUM_OFFSET: usize = 8;
+    pub const HASH_HDR_NUM_BUFFERS: usize = 10;
+    pub const HASH_HDR_HASH_VALUE: usize = 12;
+    pub const HASH_HDR_HASH_REPORT: usize = 16;
+    pub const HASH_HDR_PADDING_RESERVED: usize = 18;
+}
