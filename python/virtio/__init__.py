@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from virtio.device.block import BlockDevice
     from virtio.device.console import ConsoleDevice
     from virtio.device.entropy import EntropyDevice
+    from virtio.device.net import NetworkDevice
+    from virtio.device.net_backends import Switch
     from virtio.memory.iommu import IommuDomain
     from virtio.transport import connect, serve, start
 
@@ -39,6 +41,8 @@ _HOMES = {
     "EntropyDevice": "virtio.device.entropy",
     "IommuDomain": "virtio.memory.iommu",
     "Memory": "virtio._native",
+    "NetworkDevice": "virtio.device.net",
+    "Switch": "virtio.device.net_backends",
     "connect": "virtio.transport",
     "serve": "virtio.transport",
     "start": "virtio.transport",
@@ -59,8 +63,10 @@ __all__ = [
     "IOFailed",
     "IommuDomain",
     "Memory",
+    "NetworkDevice",
     "ProtocolError",
     "StateError",
+    "Switch",
     "TransportError",
     "UnsupportedRequest",
     "connect",

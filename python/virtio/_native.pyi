@@ -368,6 +368,187 @@ class BlockHandler(Handler):
     def __new__(cls, target: BlockTarget) -> Self:
         """Serve ``target``; the queues of one device share it."""
 
+# --- the network device ---------------------------------------------------------------------------
+
+@final
+class NetFrame:
+    """One frame, with what is left to be done to it: the fields of ``struct virtio_net_hdr`` (5.1.9)."""
+
+    flags: Final[int]
+    gso_type: Final[int]
+    hdr_len: Final[int]
+    gso_size: Final[int]
+    csum_start: Final[int]
+    csum_offset: Final[int]
+
+    @property
+    def data(self) -> memoryview:
+        """Its bytes, to be read and changed; nothing is copied."""
+
+    def __len__(self) -> int: ...
+    def __bytes__(self) -> bytes: ...
+
+@final
+class NetFrames(Sequence[NetFrame]):
+    """Frames that came together. They live for as long as something refers to them."""
+
+    @property
+    def data(self) -> memoryview:
+        """The bytes of all frames, to be read and changed; nothing is copied."""
+
+    @property
+    def starts(self) -> memoryview:
+        """Where in :attr:`data` each frame begins, as uint32."""
+
+    @property
+    def sizes(self) -> memoryview:
+        """How long each is, as uint32."""
+
+    def __len__(self) -> int: ...
+    @overload
+    def __getitem__(self, index: int) -> NetFrame: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[NetFrame]: ...
+
+@final
+class NetBackend:
+    """Where the frames of a network device go to and come from."""
+
+    name: Final[str]
+
+    @staticmethod
+    def sink() -> NetBackend:
+        """Forgets frames."""
+
+    @staticmethod
+    def source(frame: Buffer) -> NetBackend:
+        """Fills each receive buffer with a copy of a frame while it runs; forgets what comes back."""
+
+    @staticmethod
+    def loop() -> NetBackend:
+        """Gives the driver back what it sends."""
+
+    @staticmethod
+    def python(callback: Callable[[NetFrames, int], object], *, accepts: int = 0) -> NetBackend:
+        """Calls a function with frames and the number of the pair that they came by.
+
+        ``accepts``: which ``CSUM`` and ``HOST_…`` features frames may need; others are made complete first.
+        """
+
+    @staticmethod
+    def stream(fd: int) -> NetBackend:
+        """A stream socket that is connected: each frame behind its length, 4 bytes, big-endian."""
+
+    @staticmethod
+    def datagrams(fd: int) -> NetBackend:
+        """A datagram or packet socket: a frame for each message."""
+
+    @staticmethod
+    def tap(fd: int, *, header: int, accepts: int = 0) -> NetBackend:
+        """A TAP device, with a header of 10 or 12 bytes before each frame, or none."""
+
+    def run(self, run: bool) -> None:
+        """Start or stop a source; it begins with the next buffer or frame that comes."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether the other end of a descriptor has gone, or has said nonsense."""
+
+    def set_wire(
+        self,
+        *,
+        loss: float = 0,
+        duplication: float = 0,
+        reordering: float = 0,
+        delay: float = 0,
+        jitter: float = 0,
+        rate: int = 0,
+        seed: int = 1,
+    ) -> None:
+        """Say what happens to frames on their way into a switch."""
+
+    @property
+    def packets(self) -> int:
+        """Frames that a sink or source has taken."""
+
+@final
+class NetSwitch:
+    """Joins network devices of this process."""
+
+    def __new__(cls) -> Self: ...
+    def port(self, vlan: int | None = None) -> NetBackend:
+        """Add an access port of a VLAN, or a trunk."""
+
+    @property
+    def learnt(self) -> list[tuple[int, bytes, int]]:
+        """The addresses learnt: VLAN, address, number of the port."""
+
+@final
+class NetPort:
+    """What the queues of one network device share."""
+
+    link: bool
+    """Whether there is a link; without one nothing passes."""
+
+    def __new__(cls, pairs: int) -> Self: ...
+    def set_backend(self, backend: NetBackend | None) -> None:
+        """Change where frames go to and come from."""
+
+    def negotiated(self, features: int, *, mtu: int | None = None) -> None:
+        """A driver has chosen its features; all its offloads are switched on."""
+
+    def set_offloads(self, offloads: int) -> None:
+        """Switch on these of the negotiated ``GUEST_…`` offloads, and no others."""
+
+    def set_filter(
+        self,
+        address: bytes,
+        *,
+        promiscuous: bool = False,
+        all_multicast: bool = False,
+        all_unicast: bool = False,
+        no_multicast: bool = False,
+        no_unicast: bool = False,
+        no_broadcast: bool = False,
+        macs: Sequence[bytes] = (),
+        vlans: Sequence[int] | None = None,
+    ) -> None:
+        """Say which frames the driver wants."""
+
+    def steer_automatically(self, pairs: int) -> None:
+        """Spread frames over so many receive queues: each flow to where it is sent from."""
+
+    def steer_by_table(self, table: Sequence[int], unclassified: int) -> None:
+        """Spread frames by hash, through a table of receive queues."""
+
+    def set_hash(self, types: int, key: bytes) -> None:
+        """Compute hashes of these types with this key; no types: none."""
+
+    def reset(self) -> None:
+        """Forget what a driver has set, and frames that wait."""
+
+    def deliver(self, frame: Buffer, offload: tuple[int, int, int, int, int, int] | None = None) -> bool:
+        """Give the driver a frame; False if it is filtered or dropped."""
+
+    def deliver_batch(self, frames: NetFrames) -> int:
+        """Give the driver frames as they are now; return how many it gets."""
+
+    def statistics(self, pair: int) -> dict[str, int]:
+        """What a pair of queues has done, by the names of the standard."""
+
+@final
+class NetReceiver(Handler):
+    """Puts frames into the buffers of a receive queue natively."""
+
+    def __new__(cls, port: NetPort, pair: int, *, otherwise: Handler | None = None) -> Self:
+        """``otherwise`` answers the queue if the driver has negotiated neither MQ nor RSS."""
+
+@final
+class NetTransmitter(Handler):
+    """Takes frames out of a transmit queue natively."""
+
+    def __new__(cls, port: NetPort, pair: int) -> Self: ...
+
 # --- queues ---------------------------------------------------------------------------------------
 
 @final
@@ -527,6 +708,9 @@ class Queue:
         they were made available; there they also wait for older chains between them. The rules are those
         of :meth:`Chain.complete`; if one is broken for any of the chains, none is completed.
         """
+    def set_coalescing(self, packets: int, microseconds: int) -> None:
+        """Put notifications off until so many chains are complete, or so long; with a 0, not at all."""
+
     def set_polling(self, mode: Literal["busy", "adaptive", "off"] | int, *, microseconds: int = 50) -> None:
         """Choose how the worker finds work, at any time.
 

@@ -23,6 +23,9 @@ mod live;
 mod log;
 mod loopback;
 mod memory;
+mod net;
+mod net_backend;
+mod net_frames;
 mod pair;
 mod policy;
 mod queue;
@@ -57,6 +60,12 @@ mod _native {
     use super::loopback::{Loopback, measure_ring};
     #[pymodule_export]
     use super::memory::{Memory, Region};
+    #[pymodule_export]
+    use super::net::{NetPort, NetReceiver, NetTransmitter};
+    #[pymodule_export]
+    use super::net_backend::{NetBackend, NetSwitch};
+    #[pymodule_export]
+    use super::net_frames::{NetFrame, NetFrames};
     #[pymodule_export]
     use super::pair::{measure_distance, measure_pair};
     #[pymodule_export]

@@ -7,6 +7,7 @@ use crate::errors::{ProtocolError, configuration, transport};
 use crate::handler::{BatchHandler, CallHandler, Form, Handler, Null, NullHandler, PyHandler};
 use crate::ledger::Ledger;
 use crate::memory::{Memory, borrow, failure, seconds, space};
+use crate::net::{NetReceiver, NetTransmitter};
 use crate::taken::Taken;
 use crate::{inside, live, log};
 use pyo3::exceptions::PyTypeError;
@@ -20,7 +21,7 @@ use virtqueue::fault::Fault;
 use virtqueue::notify::{Call, CallFd};
 use virtqueue::ring::inflight::Area;
 use virtqueue::ring::{Config, Notification, Ring};
-use virtqueue::worker::{self, MAX_BATCH, Options, Polling, Pool, StartError, Worker};
+use virtqueue::worker::{self, Coalescing, MAX_BATCH, Options, Polling, Pool, StartError, Worker};
 
 /// Numbers queues; 0 is none.
 static NEXT_ID: AtomicUsize = AtomicUsize::new(1);
@@ -231,7 +232,7 @@ impl Queue {
             return Ok(());
         }
         config.base = self.base.load(Ordering::Relaxed);
-        let handler = self.answering(py, config.features)?;
+        let handler = self.answering(py, config.features, config.size)?;
         live::add(&self.worker)?;
         self.renewed.store(false, Ordering::Relaxed);
         py.detach(|| {
@@ -300,6 +301,13 @@ impl Queue {
         };
         self.worker.set_polling(polling);
         Ok(())
+    }
+
+    fn set_coalescing(&self, packets: u32, microseconds: u32) {
+        self.worker.set_coalescing(Coalescing {
+            packets,
+            microseconds,
+        });
     }
 
     #[pyo3(signature = (timeout=5.0))]
@@ -379,19 +387,29 @@ impl Queue {
     }
 
     /// The handler, or several on threads of their own.
-    fn answering(&self, py: Python<'_>, features: u128) -> PyResult<Box<dyn worker::Handler>> {
+    fn answering(&self, py: Python<'_>, features: u128, size: u32) -> PyResult<Box<dyn worker::Handler>> {
         if self.workers == 1 {
-            return self.native_handler(py, features);
+            return self.native_handler(py, features, size);
         }
         let handlers: PyResult<Vec<_>> = (0..self.workers)
-            .map(|_| self.native_handler(py, features))
+            .map(|_| self.native_handler(py, features, size))
             .collect();
         let pool = Pool::new(&self.name, handlers?).map_err(|error| wire(&error))?;
         Ok(Box::new(pool))
     }
 
-    fn native_handler(&self, py: Python<'_>, features: u128) -> PyResult<Box<dyn worker::Handler>> {
-        let handler = self.handler.bind(py).as_any();
+    fn native_handler(
+        &self,
+        py: Python<'_>,
+        features: u128,
+        size: u32,
+    ) -> PyResult<Box<dyn worker::Handler>> {
+        let mut handler = self.handler.clone_ref(py).into_bound(py).into_any();
+        if let Ok(receiver) = handler.cast::<NetReceiver>() {
+            if let Some(otherwise) = receiver.get().otherwise(py, features) {
+                handler = otherwise.into_any();
+            }
+        }
         let in_python = |form, callback: &crate::handler::Callback| -> PyResult<Box<dyn worker::Handler>> {
             let ledger = Ledger::new(self.name.clone(), self.id).map_err(|error| wire(&error))?;
             Ok(Box::new(PyHandler::new(
@@ -409,6 +427,10 @@ impl Queue {
             Ok(Box::new(Null))
         } else if let Ok(handler) = handler.cast::<BlockHandler>() {
             handler.get().start(self.id, features)
+        } else if let Ok(handler) = handler.cast::<NetReceiver>() {
+            Ok(handler.get().start(size))
+        } else if let Ok(handler) = handler.cast::<NetTransmitter>() {
+            Ok(handler.get().start(py, self.id))
         } else {
             Err(configuration(
                 "a Handler by itself answers nothing: use one of its subclasses",

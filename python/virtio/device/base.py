@@ -60,6 +60,8 @@ class Device:
     spec: ModuleType | DeviceType
     features: int = 0
     """Feature bits of the device type that are offered; ``offered_features`` has those for the queues too."""
+    other_handlers: tuple[str, ...] = ()
+    """Methods named ``on_…`` that answer no queue by themselves."""
     movable: frozenset[str] = frozenset()
     """Configuration fields that drivers expect to change: where they differ, a state can be loaded still."""
 

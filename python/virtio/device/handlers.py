@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def check_names(device: "Device") -> None:
     """Raise if there is a handler for no queue: a slip of the pen that would else be served in silence."""
     methods = {queue.method for queue in device.type.queues}
-    known = {f"on_{method}{tail}" for method in methods for tail in ("", "_batch")}
+    known = {f"on_{method}{tail}" for method in methods for tail in ("", "_batch")} | {*device.other_handlers}
     for name in dir(type(device)):
         if name.startswith("on_") and name not in known:
             raise ConfigurationError(

@@ -33,6 +33,7 @@ class DeviceQueue:
         self.max_size = max_size
         self._native: Queue | None = None
         self._counters: Counters | None = None
+        self._coalescing = self._default_coalescing = (0, 0)
         self._polling: tuple[Literal["busy", "adaptive", "off"] | int, int] = ("off", 50)
         self._clear()
 
@@ -114,6 +115,22 @@ class DeviceQueue:
         self._polling = (mode, microseconds)
         self._apply_polling()
 
+    def set_coalescing(self, packets: int, microseconds: int, *, default: bool = False) -> None:
+        """Put notifications off until so many buffers are used, or so long; with a 0, not at all.
+
+        A ``default`` also holds for the queue when it is enabled again after a reset.
+        """
+        self._coalescing = (packets, microseconds)
+        if default:
+            self._default_coalescing = self._coalescing
+        if self._native is not None:
+            self._native.set_coalescing(packets, microseconds)
+
+    @property
+    def coalescing(self) -> tuple[int, int]:
+        """Buffers and microseconds for which notifications are put off."""
+        return self._coalescing
+
     def set_kicks(self, come: bool) -> None:
         """Say whether the driver sends kicks at all. Without any the queue never sleeps."""
         self._kicks = come
@@ -155,6 +172,7 @@ class DeviceQueue:
             self._native.reset(timeout)
         self._rings.clear()
         self._fresh = False
+        self.set_coalescing(*self._default_coalescing)
 
     @property
     def running(self) -> bool:
@@ -189,6 +207,7 @@ class DeviceQueue:
         self._clear()
         self._native = Queue(memory, self.index, handler, on_fault=on_fault, name=name, workers=self._workers)
         self._apply_polling()
+        self.set_coalescing(0, 0, default=True)
 
     def detach(self, timeout: float = 5.0) -> None:
         """The driver is gone: stop, and let go of its memory and descriptors."""
