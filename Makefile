@@ -32,6 +32,7 @@ help:
 	@echo 'make mutants   put bugs into the rings and see that the tests notice'
 	@echo 'make lint      ruff, mypy, import-linter, rustfmt, clippy'
 	@echo 'make docs      HTML documentation in docs/_build'
+	@echo 'make fio       build fio with libblkio, a driver beside ours in make bench, 7 MB'
 	@echo 'make peers     get newer QEMU, DPDK, User Mode Linux and virtiofsd for the tests, 800 MB'
 
 # -- set-up ------------------------------------------------------------------------------------------------
@@ -69,6 +70,11 @@ peers: debian
 .PHONY: qemu
 qemu: debian
 	@tools/fetch-peers --qemu || echo 'tests over vfio-user are skipped' >&2
+
+# fio that drives vhost-user block devices, which Debian's cannot, for 'make bench'; in the user's cache.
+.PHONY: fio
+fio:
+	@tools/build-fio-libblkio
 
 # -- what one calls ----------------------------------------------------------------------------------------
 

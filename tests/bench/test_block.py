@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from virtio.bench.block import WORK, Work, measure_block, measure_calls
-from virtio.bench.block_servers import Medium, available, command, running
-from virtio.errors import TransportError
+from virtio.bench.block_servers import OURS, Medium, command, peers, running
+from virtio.bench.programs import fio
+from virtio.errors import ConfigurationError, TransportError
 
 
 def test_each_medium_and_work_is_measured() -> None:
@@ -22,13 +23,17 @@ def test_each_medium_and_work_is_measured() -> None:
         work=work,
         progress=lambda done, total: seen.append((done, total)),
     )
-    assert [(row.medium, row.work.name) for row in found] == [
-        (medium, item.name) for medium in ("null", "cached file") for item in work
+    drivers = ["pyvirtio"] + (["fio with libblkio"] if fio() else [])
+    assert [(row.driver, row.medium, row.work.name) for row in found] == [
+        (driver, medium, item.name)
+        for driver in drivers
+        for medium in ("null", "cached file")
+        for item in work
     ]
     assert seen[-1][0] == seen[-1][1]
     for row in found:
-        assert (row.peer is not None) == (row.ratio is not None) == available()
-        for rate in filter(None, (row.ours, row.peer)):
+        assert list(row.peers) == list(row.ratios) == peers()
+        for rate in (row.ours, *row.peers.values()):
             assert rate.per_second > 0
             assert rate.driver_nanoseconds > 0
     assert {item.depth for item in WORK} >= {1, 32, 128}
@@ -43,12 +48,18 @@ def test_what_python_costs() -> None:
 def test_a_server_that_does_not_start(tmp_path: Path) -> None:
     medium = Medium("file", 4096, tmp_path / "missing")
     with pytest.raises(TransportError, match="pyvirtio did not start: virtio: there is no"):
-        running("pyvirtio", medium, tmp_path).__enter__()
-    assert "--poll" in command("pyvirtio", medium, tmp_path / "socket")
+        running(OURS, medium, tmp_path).__enter__()
+    assert "--poll" in command(OURS, medium, tmp_path / "socket")
 
 
 def test_json() -> None:
     line = [sys.executable, "-m", "virtio", "bench", "block", "--json", "--seconds", "0.02", "--turns", "1"]
+    line += ["--driver", "pyvirtio", "--medium", "null"]
     report = json.loads(subprocess.run(line, capture_output=True, check=True, timeout=100).stdout)
     assert report["comparisons"][0]["ours"]["per_second"] > 0
     assert report["calls"]
+
+
+def test_drivers_that_are_not_here() -> None:
+    with pytest.raises(ConfigurationError, match="there is no nobody here; there is pyvirtio"):
+        measure_block(drivers=["nobody"])

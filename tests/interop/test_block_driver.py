@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import virtio
-from virtio.bench.block_servers import Medium, RunningServer, ServerName, available, running
+from virtio.bench.block_servers import OURS, Medium, RunningServer, ServerName, peers, running
 from virtio.driver.block import BlockDriver
 from virtio.driver.block_requests import check
 from virtio.errors import IOFailed
@@ -19,8 +19,6 @@ DEPTH = 64
 SHORT = 128 * MIB
 LONG = 10 << 30
 
-needs_peer = pytest.mark.skipif(not available(), reason="needs qemu-storage-daemon (qemu-system-common)")
-
 LAYOUTS = {
     "split": "RING_PACKED",
     "packed": "IN_ORDER",
@@ -29,7 +27,7 @@ LAYOUTS = {
 }
 
 
-@pytest.fixture(params=[pytest.param("qemu-storage-daemon", marks=needs_peer), "pyvirtio"])
+@pytest.fixture(params=[*peers(), OURS])
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RunningServer]:
     name: ServerName = request.param
     path = tmp_path / "disk"
@@ -52,7 +50,7 @@ def verify(disk: BlockDriver, transferred: int) -> None:
 def test_what_is_written_is_what_is_read(server: RunningServer, layout: str) -> None:
     with virtio.connect(server.address, "block", mask=LAYOUTS[layout]) as disk:
         packed = bool(disk.features & core.F.RING_PACKED)
-        assert packed == (layout == "packed" and server.name == "pyvirtio")
+        assert packed == (layout == "packed" and server.name == OURS)
         verify(disk, SHORT)
 
 
@@ -60,7 +58,7 @@ def test_what_is_written_is_what_is_read(server: RunningServer, layout: str) -> 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("layout", ["split", "packed"])
 def test_ten_gibibytes(server: RunningServer, layout: str) -> None:
-    if layout == "packed" and server.name != "pyvirtio":
+    if layout == "packed" and server.name != OURS:
         pytest.skip("qemu-storage-daemon has no packed rings")
     with virtio.connect(server.address, "block", mask=LAYOUTS[layout]) as disk:
         verify(disk, LONG)

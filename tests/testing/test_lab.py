@@ -46,6 +46,7 @@ def test_a_back_end_dies_and_comes_back() -> None:
     with nothing_left(), Lab() as lab:
         back_end = lab.serve_process("block", "null:1M")
         disk = lab.connect(back_end, reconnect=30, timeout=30, mask="RING_PACKED")
+        back_end.wait_for_output("ready")
         first = back_end.pid
         assert disk.read(0, 1) == bytes(512)
         back_end.kill()
@@ -53,6 +54,7 @@ def test_a_back_end_dies_and_comes_back() -> None:
         back_end.restart()
         assert back_end.pid != first
         assert disk.read(0, 1) == bytes(512)
+        back_end.wait_for_output("ready")
         assert back_end.log.count("ready") == 2
         disk.close()  # it would look for the back end otherwise
         del disk  # and keep its memory
@@ -110,6 +112,7 @@ def test_a_program_that_does_not_listen() -> None:
 def test_a_back_end_that_somebody_else_ended_is_reported() -> None:
     with Lab() as lab:
         back_end = lab.serve_process("entropy")
+        back_end.wait_for_output("ready")
         back_end.send_signal(signal.SIGKILL)
         while back_end.running:
             pass

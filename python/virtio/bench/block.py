@@ -1,12 +1,14 @@
-"""Our block driver on qemu-storage-daemon and on our own block device, side by side in one run.
+"""Block drivers on qemu-storage-daemon and on our own block device, side by side in one run.
 
-Both serve the same medium, each from a process of its own on one processor, with the same polling; the driver
-is native, polls, and runs on another processor. They take turns, and what counts is the ratio of a turn.
+All serve the same medium, each from a process of its own on one processor, with the same polling; the driver
+polls, and runs on another processor. It is our native one, and fio's with libblkio, so that the comparison
+does not rest on ours. Back ends take turns, and what counts is the ratio of a turn.
 """
 
 import array
 import asyncio
 import contextlib
+import itertools
 import os
 import tempfile
 import time
@@ -17,12 +19,15 @@ from statistics import median
 
 import virtio
 from virtio._native import SharedBuffer
-from virtio.bench.block_servers import Medium, RunningServer, ServerName, available, running
+from virtio.bench import fio, programs
+from virtio.bench.block_servers import OURS, Medium, RunningServer, peers, running
 from virtio.bench.processors import placements
 from virtio.driver.block import BlockDriver
 from virtio.errors import ConfigurationError
 
 DRIVER_POLLING = 10_000
+FIO = "fio with libblkio"
+MEDIA = ("null", "cached file")
 MIB = 1 << 20
 
 
@@ -58,14 +63,15 @@ class Rate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One medium and work, medians over the turns."""
+    """One driver, medium and work, medians over the turns."""
 
+    driver: str
     medium: str
     work: Work
-    peer: Rate | None
-    """qemu-storage-daemon, if it is there."""
     ours: Rate
-    ratio: float | None
+    peers: dict[str, Rate]
+    """Each qemu-storage-daemon that is there."""
+    ratios: dict[str, float]
     """Requests a second, ours to the peer's, as the median of the turns."""
 
 
@@ -77,20 +83,26 @@ def measure_block(
     seconds: float = 1.0,
     turns: int = 3,
     size: int = 256 * MIB,
-    media: Sequence[str] = ("null", "cached file"),
+    media: Sequence[str] = MEDIA,
+    drivers: Sequence[str] = (),
     work: Sequence[Work] = WORK,
     precedence: bool = False,
     progress: Progress | None = None,
 ) -> list[Comparison]:
-    """Measure both back ends (ours alone if the other is not installed).
+    """Measure all back ends (ours alone if no other is installed) under all drivers.
 
-    ``seconds``: of each load. ``size``: of the disk. ``precedence``: run before other work on the machine
-    (for the privileged).
+    ``seconds``: of each load. ``drivers``: only these. ``size``: of the disk. ``precedence``: run before
+    other work on the machine (for the privileged).
     """
-    servers: list[ServerName] = ["qemu-storage-daemon", "pyvirtio"] if available() else ["pyvirtio"]
+    servers = [*peers(), OURS]
+    if unknown := set(media) - set(MEDIA):
+        raise ConfigurationError(f"there is no medium {unknown.pop()}; there is {', '.join(MEDIA)}")
+    ways = {name: way for name, way in _drivers(size).items() if name in drivers or not drivers}
+    if missing := set(drivers) - set(ways):
+        raise ConfigurationError(f"there is no {missing.pop()} here; there is {', '.join(_drivers(size))}")
     place = next((p for p in placements() if p.name == "separate cores"), None)
-    rates: dict[tuple[str, Work, str], list[Rate]] = {}
-    done, total = 0, turns * len(media) * len(servers) * len(work)
+    rates: dict[tuple[str, str, Work, str], list[Rate]] = {}
+    done, total = 0, turns * len(media) * len(servers) * len(work) * len(ways)
     with _settled(None if place is None else place.driver, precedence), _folder() as folder:
         for turn in range(turns):
             for name in media:
@@ -98,20 +110,56 @@ def measure_block(
                 for server in servers if turn % 2 == 0 else servers[::-1]:
                     where = None if place is None else place.device
                     with running(server, medium, folder, processor=where, precedence=precedence) as other:
-                        for item in work:
-                            rates.setdefault((name, item, server), []).append(_measure(other, item, seconds))
+                        for (driver, measure), item in itertools.product(ways.items(), work):
+                            found = rates.setdefault((driver, name, item, server), [])
+                            found.append(measure(other, item, seconds))
                             done += 1
                             if progress is not None:
                                 progress(done, total)
-    found = []
-    for name in media:
-        for item in work:
-            ours = rates[name, item, "pyvirtio"]
-            peer = rates.get((name, item, "qemu-storage-daemon"))
-            ratio = None
-            if peer:
-                ratio = median(a.per_second / b.per_second for a, b in zip(ours, peer, strict=True))
-            found.append(Comparison(name, item, _middle(peer) if peer else None, _middle(ours), ratio))
+    return [
+        _compare(driver, name, item, {server: rates[driver, name, item, server] for server in servers})
+        for driver, name, item in itertools.product(ways, media, work)
+    ]
+
+
+def _compare(driver: str, medium: str, work: Work, rates: dict[str, list[Rate]]) -> Comparison:
+    ours = rates.pop(OURS)
+    return Comparison(
+        driver,
+        medium,
+        work,
+        _middle(ours),
+        {peer: _middle(theirs) for peer, theirs in rates.items()},
+        {
+            peer: median(a.per_second / b.per_second for a, b in zip(ours, theirs, strict=True))
+            for peer, theirs in rates.items()
+        },
+    )
+
+
+def _drivers(size: int) -> dict[str, Callable[[RunningServer, Work, float], Rate]]:
+    found: dict[str, Callable[[RunningServer, Work, float], Rate]] = {OURS: _measure}
+    if (program := programs.fio()) is not None:
+
+        def by_fio(server: RunningServer, work: Work, seconds: float) -> Rate:
+            before = server.processor_time()
+            result = fio.load(
+                program,
+                str(server.socket),
+                depth=work.depth,
+                size=work.size,
+                sequential=work.sequential,
+                seconds=seconds,
+                disk=size,
+            )
+            spent = server.processor_time() - before
+            return Rate(
+                result.requests * 1e9 / result.nanoseconds,
+                result.processor_nanoseconds / result.requests,
+                spent / result.requests,
+            )
+
+        found[FIO] = by_fio
     return found
 
 
@@ -160,7 +208,7 @@ def measure_calls(*, seconds: float = 1.0, precedence: bool = False) -> dict[str
     with (
         _settled(driver, precedence),
         _folder() as folder,
-        running("pyvirtio", medium, folder, processor=device, precedence=precedence) as server,
+        running(OURS, medium, folder, processor=device, precedence=precedence) as server,
         virtio.connect(server.address, "block", queues=1, polling=DRIVER_POLLING) as disk,
     ):
         buffer = disk.allocate(256 * 4096)

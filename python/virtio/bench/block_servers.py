@@ -2,24 +2,24 @@
 
 import contextlib
 import os
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from virtio.bench.programs import storage_daemons
 from virtio.errors import ConfigurationError, TransportError
 from virtio.transport.unix.listening import listening
 
-PROGRAM = "qemu-storage-daemon"
+OURS = "pyvirtio"
 POLLING = 50
 """Microseconds for which either back end polls before it sleeps."""
 _PATIENCE = 10.0
 
-ServerName = Literal["qemu-storage-daemon", "pyvirtio"]
+ServerName = str
+"""``"pyvirtio"``, or one of :func:`peers`."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class RunningServer:
         """Take note of a process that serves at ``socket``."""
         self.name = name
         self.process = process
+        self.socket = socket
         self.address = f"vhost-user:{socket}"
 
     def processor_time(self) -> int:
@@ -50,26 +51,27 @@ class RunningServer:
         return total
 
 
-def available() -> bool:
-    """Whether there is a peer to compare with."""
-    return shutil.which(PROGRAM) is not None
+def peers() -> list[ServerName]:
+    """The back ends to compare with that are here."""
+    return list(storage_daemons())
 
 
 def command(name: ServerName, medium: Medium, socket: Path) -> list[str]:
     """How the back end is started."""
-    if name == "pyvirtio":
+    if name == OURS:
         image = f"null:{medium.size}" if medium.path is None else str(medium.path)
         program = [sys.executable, "-m", "virtio", "serve", "block", image]
         return [*program, "--socket", str(socket), "--poll", str(POLLING)]
-    if not available():
-        raise ConfigurationError(f"there is no {PROGRAM}: apt-get install qemu-system-common qemu-utils")
+    peer = storage_daemons().get(name)
+    if peer is None:
+        raise ConfigurationError(f"there is no {name}: apt-get install qemu-utils, or make peers")
     if medium.path is None:
         node = f"driver=null-co,node-name=n0,size={medium.size},read-zeroes=off"
     else:
         node = f"driver=file,node-name=n0,filename={medium.path},cache.direct=off,aio=io_uring"
     export = f"type=vhost-user-blk,id=e0,node-name=n0,addr.type=unix,addr.path={socket},writable=on"
     thread = f"iothread,id=t0,poll-max-ns={POLLING * 1000}"
-    return [PROGRAM, "--object", thread, "--blockdev", node, "--export", f"{export},iothread=t0"]
+    return [str(peer), "--object", thread, "--blockdev", node, "--export", f"{export},iothread=t0"]
 
 
 @contextlib.contextmanager
@@ -77,7 +79,7 @@ def running(
     name: ServerName, medium: Medium, folder: Path, *, processor: int | None = None, precedence: bool = False
 ) -> Iterator[RunningServer]:
     """Serve ``medium`` within a block. ``processor``: where to run; ``precedence``: before other work."""
-    socket = folder / f"{name}-{medium.name}.sock"
+    socket = folder / f"{name.replace(' ', '-')}-{medium.name}.sock"
     with (folder / f"{name}.log").open("w+b") as log:
 
         def settle() -> None:
