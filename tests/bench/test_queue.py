@@ -19,6 +19,7 @@ def test_every_form_is_measured() -> None:
     names = {result.name for result in results}
     assert {"device end alone", "both ends, one thread", "null device"} <= names
     assert {"Python per chain, empty", "Python per batch, echo"} <= names
+    assert {"1 ms of work, 1 worker", "1 ms of work, 2 workers", "1 ms of work, 4 workers"} <= names
     assert [result.batch for result in results if result.name == "null device"] == [1, 16, 64]
     for result in results:
         assert 0 < result.fastest <= result.nanoseconds

@@ -43,12 +43,9 @@ class RunningServer:
         self.address = f"vhost-user:{socket}"
 
     def processor_time(self) -> int:
-        """Nanoseconds that all its threads have run."""
-        total = 0
-        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
-            with contextlib.suppress(OSError):
-                total += int((task / "schedstat").read_text().split()[0])
-        return total
+        """Nanoseconds that all its threads have run, those that have ended too."""
+        # The clock of a process, as clock_getcpuclockid(3) makes it: CPUCLOCK_SCHED of the inverted id.
+        return time.clock_gettime_ns(~self.process.pid << 3 | 2)
 
 
 def peers() -> list[ServerName]:

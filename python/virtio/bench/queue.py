@@ -4,6 +4,7 @@ Each figure is the median of several runs, taken in turn so that a change of the
 them; the fastest run is given too. The driver's end is native and polls, in the thread that measures.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from statistics import median
@@ -82,6 +83,11 @@ def _fail(fault: ProtocolError) -> None:
     raise fault
 
 
+def _work(_chain: Chain) -> None:
+    """Take a millisecond, without the interpreter's lock: what waits for a disk or a network does so."""
+    time.sleep(0.001)
+
+
 @dataclass(frozen=True)
 class _Ring:
     """A ring without a worker."""
@@ -113,10 +119,11 @@ class _Worker:
     chains: int
     polling: int
     writable: int = LENGTH
+    workers: int = 1
 
     def run(self) -> Figures:
         loopback = Loopback(SIZE, features=FEATURES, readable=LENGTH, writable=self.writable)
-        queue = Queue(loopback.memory, 0, self.handler, on_fault=_fail, name="bench")
+        queue = Queue(loopback.memory, 0, self.handler, on_fault=_fail, name="bench", workers=self.workers)
         queue.configure(size=SIZE, features=FEATURES, **loopback.addresses)
         queue.set_polling(self.polling)
         queue.start()
@@ -152,6 +159,16 @@ def _plan(scale: float, polling: int) -> Iterator[_Ring | _Worker]:
     for name, batched in (("empty", _pass_batch), ("echo", _echo_batch)):
         handler = BatchHandler(batched)
         yield _Worker(f"Python per batch, {name}", handler, 64, 128, chains(2_000_000), polling)
+    for workers in (1, 2, 4):
+        yield _Worker(
+            f"1 ms of work, {workers} worker{'s' if workers > 1 else ''}",
+            CallHandler(_work),
+            16,
+            64,
+            chains(256),
+            polling,
+            workers=workers,
+        )
 
 
 def measure_queue(

@@ -23,8 +23,8 @@ fn pool(count: usize, make: impl Fn() -> Box<dyn Handler>) -> Pool {
     Pool::new("pool", (0..count).map(|_| make()).collect()).unwrap()
 }
 
-/// Time for `count` chains, 32 at a time; each is answered once, with its own number.
-fn run(workers: usize, features: u128, count: usize, work: Duration) -> Duration {
+/// `count` chains, 32 at a time; each is answered once, with its own number.
+fn run(workers: usize, features: u128, count: usize, work: Duration) {
     let rig = Loopback::new(64, features, 1 << 16).unwrap();
     let worker = Worker::new(rig.memory.clone(), Options::default(), Box::new(|_| {})).unwrap();
     let memory = rig.memory.snapshot();
@@ -63,9 +63,7 @@ fn run(workers: usize, features: u128, count: usize, work: Duration) -> Duration
         thread::sleep(Duration::from_micros(50));
         assert!(start.elapsed() < LONG);
     }
-    let time = start.elapsed();
     assert!(worker.stop(LONG).unwrap().drained);
-    time
 }
 
 #[test]
@@ -99,22 +97,6 @@ fn workers_work_at_the_same_time() {
         assert_eq!(bench.receive(4).len(), 4);
     }
     assert!(bench.worker.stop(LONG).unwrap().drained);
-}
-
-/// The figures: `cargo test --release -p virtqueue --lib workers_table -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn workers_table() {
-    for (name, features) in [("split", ALL), ("packed", ALL | feature::RING_PACKED)] {
-        for work in [10, 100, 1000] {
-            let work = Duration::from_micros(work);
-            let each = [1, 2, 4].map(|workers| {
-                let count = 2000.min(1_000_000 / work.as_micros() as usize);
-                run(workers, features, count, work).as_secs_f64() * 1e6 / count as f64
-            });
-            println!("{name:7} {work:>6?}: {each:7.1?} us per chain with 1, 2 and 4 workers");
-        }
-    }
 }
 
 #[test]
