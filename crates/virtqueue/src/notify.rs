@@ -4,6 +4,7 @@ use crate::memory::Wake;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -248,23 +249,27 @@ impl CallFd {
 /// The lock is held across the write: once [`CallSlot::set`] has returned, nothing
 /// goes to the old descriptor any more. A VMM that masks an interrupt relies on that.
 #[derive(Debug, Default)]
-pub struct CallSlot(Mutex<Call>);
+pub struct CallSlot {
+    call: Mutex<Call>,
+    /// Whether `call` is one.
+    somewhere: AtomicBool,
+}
 
 impl CallSlot {
     /// Changes where calls go. Fails if the worker is stuck in a write to the old one
     /// (its owner has made it blocking and full).
     pub fn set(&self, call: Call) -> io::Result<()> {
         let deadline = Instant::now() + Duration::from_secs(1);
+        let somewhere = !matches!(call, Call::None);
+        let put = |mut slot: MutexGuard<'_, Call>| {
+            *slot = call;
+            self.somewhere.store(somewhere, Ordering::Release);
+            Ok(())
+        };
         loop {
-            match self.0.try_lock() {
-                Ok(mut slot) => {
-                    *slot = call;
-                    return Ok(());
-                }
-                Err(TryLockError::Poisoned(poisoned)) => {
-                    *poisoned.into_inner() = call;
-                    return Ok(());
-                }
+            match self.call.try_lock() {
+                Ok(slot) => return put(slot),
+                Err(TryLockError::Poisoned(poisoned)) => return put(poisoned.into_inner()),
                 Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_micros(50));
                 }
@@ -278,9 +283,15 @@ impl CallSlot {
         }
     }
 
+    /// Whether there is a way to notify the driver at the moment.
+    #[inline]
+    pub fn leads_somewhere(&self) -> bool {
+        self.somewhere.load(Ordering::Acquire)
+    }
+
     /// Notifies the driver.
     pub fn signal(&self) -> Sent {
-        let slot: MutexGuard<'_, Call> = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        let slot: MutexGuard<'_, Call> = self.call.lock().unwrap_or_else(|e| e.into_inner());
         match &*slot {
             Call::None => Sent::Nowhere,
             Call::Fd(fd) => fd.signal(),

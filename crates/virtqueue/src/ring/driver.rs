@@ -112,6 +112,13 @@ impl Driver {
         each_layout!(self, driver => driver.publish())
     }
 
+    /// The same for a device that only polls, so that there is no way to kick it: what it wants is
+    /// not looked at, which saves a full barrier. Who goes over to `publish` kicks once first.
+    #[inline]
+    pub fn reveal(&mut self) {
+        each_layout!(self, driver => driver.reveal());
+    }
+
     /// Takes back up to `max` chains that the device has used; `each` gets them in that order. Under
     /// VIRTIO_F_IN_ORDER a few more: one used entry may stand for several.
     #[inline]

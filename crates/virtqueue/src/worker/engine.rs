@@ -32,6 +32,8 @@ pub(super) struct Engine {
     window: Window,
     kick: Option<Kick>,
     revision: Option<u32>,
+    /// Completions were shown while there was no way to notify the driver, which may have asked to be.
+    unasked: bool,
     truncations: u64,
     /// The front end has been asked for translations, without which nothing can be taken.
     waiting: bool,
@@ -63,6 +65,7 @@ impl Engine {
             revision: None,
             unannounced: 0,
             due: None,
+            unasked: false,
             // Not the number of now: a mapping may have been truncated before this queue started.
             truncations: 0,
             waiting: false,
@@ -149,6 +152,10 @@ impl Engine {
         if self.revision != Some(revision) {
             self.kick = lock(&self.shared.kick).clone();
             self.revision = Some(revision);
+        }
+        if self.unasked && self.shared.call.leads_somewhere() {
+            self.unasked = false;
+            self.notify();
         }
         self.move_on();
         self.truncation()
@@ -308,6 +315,12 @@ impl Engine {
         let count = self.done.as_slice().len() as u32;
         self.done.clear();
         self.shared.counters.bytes_written.add(written);
+        if !self.shared.call.leads_somewhere() {
+            // A driver that only polls. Should it get a call after all, `notice_changes` makes up for this.
+            self.unasked = true;
+            self.ring.reveal(memory)?;
+            return Ok(true);
+        }
         let wanted = self.ring.publish(memory)?;
         if self.due.is_some() || (wanted && self.shared.coalescing.load(Ordering::Relaxed) != 0) {
             self.unannounced = self.unannounced.saturating_add(count);

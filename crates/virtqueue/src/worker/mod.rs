@@ -149,7 +149,7 @@ pub(crate) struct Shared {
     /// Wakes the thread: something here, or the memory's map, has changed.
     pub(crate) control: Arc<EventFd>,
     pub(crate) kick: Mutex<Option<Kick>>,
-    /// Counts changes of `kick`.
+    /// Counts changes of `kick` and `call`.
     pub(crate) revision: AtomicU32,
     pub(crate) call: CallSlot,
     pub(crate) error: Mutex<Option<CallFd>>,
@@ -248,9 +248,13 @@ impl Worker {
         Ok(())
     }
 
-    /// How the driver is notified, from now on: nothing goes to the old call after this returns.
+    /// How the driver is notified, from now on: nothing goes to the old call after this returns. If there was none
+    /// while chains were completed, the new one is signalled at once.
     pub fn set_call(&self, call: Call) -> io::Result<()> {
-        self.shared.call.set(call)
+        self.shared.call.set(call)?;
+        self.shared.revision.fetch_add(1, Ordering::Release);
+        self.shared.control.signal();
+        Ok(())
     }
 
     /// What is signalled when the queue has broken.

@@ -9,6 +9,7 @@ mod packed;
 mod properties;
 mod published;
 mod raw_packed;
+mod reveal;
 mod together;
 mod wakeups;
 
@@ -342,21 +343,29 @@ fn configurations_that_cannot_be() {
 
 #[test]
 fn misaligned_in_host_memory() {
-    // The addresses are fine, but the front end has mapped the region at an odd offset.
-    let raw = Raw::new(8, ALL);
-    let fd = raw.rig.file.as_fd();
-    let size = 0x10000;
-    let odd = RegionRequest {
-        guest_address: GUEST,
-        user_address: None,
-        size,
-        fd,
-        offset: 1,
-        writable: true,
-    };
-    raw.rig.memory.replace(&[odd], Duration::from_secs(1)).unwrap();
-    let fault = raw.device().map(&raw.rig.memory.snapshot()).unwrap_err();
-    assert_eq!(fault.rule, Rule::Alignment);
+    for (layout, offset, rule) in [
+        (0, 1, Rule::Alignment),
+        (0, 4, Rule::Alignment),
+        (feature::RING_PACKED, 1, Rule::PackedAlignment),
+        (feature::RING_PACKED, 4, Rule::PackedAlignment),
+    ] {
+        // The addresses are fine, but the front end has mapped the region at an odd offset.
+        let rig = Loopback::new(8, ALL | layout, 1 << 20).unwrap();
+        let odd = RegionRequest {
+            guest_address: GUEST,
+            user_address: None,
+            size: 0x10000,
+            fd: rig.file.as_fd(),
+            offset,
+            writable: true,
+        };
+        rig.memory.replace(&[odd], Duration::from_secs(1)).unwrap();
+        let memory = rig.memory.snapshot();
+        let fault = Ring::new(&rig.config).unwrap().map(&memory).unwrap_err();
+        assert_eq!(fault.rule, rule, "device, offset {offset}");
+        let fault = Driver::new(&rig.config, memory).unwrap_err();
+        assert_eq!(fault.rule, rule, "driver, offset {offset}");
+    }
 }
 
 #[test]

@@ -139,3 +139,39 @@ fn thread_times(name: &str) -> Duration {
     });
     spent.min().unwrap_or_default()
 }
+
+/// Without a call nobody looks at what the driver asks for; a call that comes later makes up for that.
+#[test]
+fn a_call_that_comes_late_is_signalled_at_once() {
+    let mut bench = Bench::new(ALL);
+    bench.worker.set_call(Call::None).unwrap();
+    bench.start(Echo);
+    assert!(!bench.driver.arm(), "nothing is used, so it would sleep");
+    bench.send();
+    until("used", || bench.driver.reap(1, |_| {}).unwrap() == 1);
+    let counters = bench.worker.counters().clone();
+    assert_eq!(
+        (counters.interrupts.get(), counters.interrupts_suppressed.get()),
+        (0, 0)
+    );
+    assert_eq!(counters.interrupts_lost.get(), 0);
+    let set = |bench: &Bench| {
+        let call = CallFd::new(bench.call.as_fd()).unwrap();
+        bench.worker.set_call(Call::Fd(call)).unwrap();
+    };
+    set(&bench);
+    until("notified", || counters.interrupts.get() == 1);
+    // From now on as ever.
+    bench.driver.disarm();
+    assert!(!bench.driver.arm());
+    bench.send();
+    assert_eq!(bench.receive(1), [16]);
+    let sent = counters.interrupts.get();
+    set(&bench);
+    bench.worker.stop(LONG).unwrap();
+    assert_eq!(
+        counters.interrupts.get(),
+        sent,
+        "nothing was missed, so nothing is made up for"
+    );
+}
