@@ -6,7 +6,7 @@ order (VIRTIO_F_IN_ORDER), or because it had completed all that there were.
 """
 
 import itertools
-import mmap
+import os
 import struct
 from collections.abc import Iterator, Mapping
 
@@ -73,8 +73,11 @@ def _packed_base(inflight: tuple[Inflight, int], index: int, base: int) -> int:
     at = area.mmap_offset + index * part
     if (index + 1) * part > area.mmap_size:
         raise ViolationError(f"in-flight memory without a place for queue {index}")
-    with mmap.mmap(fd, area.mmap_offset + area.mmap_size, access=mmap.ACCESS_READ) as view:
-        _, version, _, _, _, _, used, _, wrap = _PACKED_REGION.unpack_from(view, at)
+    # Not mapped: the file is the back end's, too, and might become shorter.
+    region = os.pread(fd, _PACKED_REGION.size, at)
+    if len(region) < _PACKED_REGION.size:
+        raise ViolationError("in-flight memory that has become shorter")
+    _, version, _, _, _, _, used, _, wrap = _PACKED_REGION.unpack(region)
     if not version:
         return base  # it went before it had taken anything
     half: int = used & 0x7FFF | bool(wrap) << 15
