@@ -29,6 +29,7 @@ class Attachment:
     """A virtio device of type ``device_id`` behind a socket: vhost-user, or as a PCI function vfio-user.
 
     ``queues`` is how many virtqueues the device has, ``properties`` are added to QEMU's ``-device``.
+    With ``reconnect`` QEMU comes back to a vhost-user back end that went away.
     """
 
     device_id: int
@@ -37,3 +38,4 @@ class Attachment:
     config_size: int = 0
     properties: Mapping[str, str | int] = field(default_factory=dict)
     transport: Transport = "vhost-user"
+    reconnect: bool = False

@@ -117,7 +117,8 @@ def command(
         if attachment.transport == "vfio-user":
             line += ["-device", _function(attachment, placed)]
         else:
-            line += ["-chardev", f"socket,id=device{index},path={_escaped(attachment.socket)}"]
+            again = f",{_reconnection(program)}" if attachment.reconnect else ""
+            line += ["-chardev", f"socket,id=device{index},path={_escaped(attachment.socket)}{again}"]
             line += ["-device", _device(program, index, attachment, cpus, placed)]
     return line
 
@@ -166,6 +167,23 @@ def _accelerator() -> str:
     # A KVM without the CPU's help (a paravirtual one, in some clouds) opens, and then does not run a BIOS.
     flags = re.search(r"^flags\s*:.*\b(vmx|svm)\b", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     return "kvm" if flags and os.access("/dev/kvm", os.R_OK | os.W_OK) else "tcg"
+
+
+@functools.cache
+def _reconnection(program: Path) -> str:
+    """Return the option of a character device that makes it try again, as soon as that QEMU can."""
+    answer = subprocess.run(
+        [program, "--version"],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        stdin=subprocess.DEVNULL,
+        check=True,
+    )
+    found = re.search(r"version (\d+)\.(\d+)", answer.stdout)
+    # Seconds became milliseconds in 9.2; 11 knows no seconds any more.
+    newer = found is None or (int(found[1]), int(found[2])) >= (9, 2)
+    return "reconnect-ms=100" if newer else "reconnect=1"
 
 
 @functools.cache
