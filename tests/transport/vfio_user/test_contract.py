@@ -38,3 +38,13 @@ class TestSharedMemory(VfioUserContract):
 
 class TestIntx(VfioUserContract):
     options = MappingProxyType({"msix": False})
+
+
+class TestFarMemory(VfioUserContract):
+    """Without descriptors: everything is relayed, by messages."""
+
+    options = MappingProxyType({"share": False})
+
+
+class TestFarMemoryIntx(VfioUserContract):
+    options = MappingProxyType({"share": False, "msix": False})

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from virtio.errors import Error, TransportError
+from virtio.errors import Error, RefusedError, TransportError
 from virtio.transport.unix.ancillary import receive, send
 from virtio.transport.unix.framing import close_all
 from virtio.transport.vfio_user.exchange import Answer, ClientMemory, Exchange, ViolationError
@@ -61,7 +61,7 @@ class Client:
             self._lose(lost)
             raise lost
         if answer.refusal is not None:
-            raise answer.refusal
+            raise RefusedError(answer.refusal)
         return answer.payload, answer.fds
 
     def post(self, command: Command, payload: bytes) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from virtio.errors import ConfigurationError, RefusedError, TransportError
+from virtio.errors import ConfigurationError, TransportError
 from virtio.transport.unix.framing import close_all
 from virtio.transport.vfio_user.codec import Decoder, Message, encode_command, encode_error, encode_reply
 from virtio.transport.vfio_user.messages import MAX_TRANSFER, Command
@@ -37,7 +37,8 @@ class Answer:
     payload: bytes = b""
     fds: list[int] = field(default_factory=list)
     """They belong to whoever asked."""
-    refusal: RefusedError | None = None
+    refusal: str | None = None
+    """Why there is no answer but an error."""
 
 
 class Exchange:
@@ -102,7 +103,7 @@ class Exchange:
             raise ViolationError(f"an answer to {message.name}, which was not asked")
         if message.failed:
             message.close()
-            return message.id, Answer(refusal=RefusedError(f"{message.name} refused: {message.reason}"))
+            return message.id, Answer(refusal=f"{message.name} refused: {message.reason}")
         return message.id, Answer(message.payload, message.fds)
 
     def _serve(self, message: Message) -> bytes:

@@ -1,12 +1,15 @@
 """Serves a function to clients."""
 
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from virtio.transport.interface import DeviceEnd
 from virtio.transport.pci.function import PciFunction
+from virtio.transport.relayed import RelayedDevice
 from virtio.transport.unix.listener import Listener
 from virtio.transport.unix.server import SocketServer
+from virtio.transport.vfio_user.actions import Notice
 from virtio.transport.vfio_user.connection import Connection
 from virtio.transport.vfio_user.session import Session
 
@@ -19,11 +22,20 @@ class VfioUserServer(SocketServer):
 
         ``options`` are those of :class:`PciFunction`, which ``device`` may be already.
         """
-        self.function = device if isinstance(device, PciFunction) else PciFunction(device, **options)
+        if isinstance(device, PciFunction):
+            self.function = device
+        else:
+            self.function = PciFunction(RelayedDevice(device), **options)
         super().__init__(self.function.device, listener, self._begin, scheme="vfio-user", client="client")
 
     def _begin(self, client: socket.socket, name: str) -> Connection:
-        return Connection(client, lambda post: Session(self.function, post, name=name), name)
+        def begin(post: Callable[[Notice], object]) -> Session:
+            session = Session(self.function, post, name=name)
+            if isinstance(self.function.device, RelayedDevice):
+                self.function.device.far_memory = session.far_memory
+            return session
+
+        return Connection(client, begin, name)
 
     def stop(self) -> None:
         """Finish what was begun, disconnect the client, and give up the address."""

@@ -30,7 +30,7 @@ from virtio.transport.vfio_user.migration import Migration
 from virtio.transport.vfio_user.payloads import DeviceFeature, DmaMap, DmaUnmap, PayloadError
 from virtio.transport.vfio_user.refusal import Refusal, invalid
 from virtio.transport.vfio_user.regions import Regions
-from virtio.transport.vfio_user.transfers import Transfers
+from virtio.transport.vfio_user.transfers import Reach, Transfers
 
 _log = logging.getLogger("virtio.transport.vfio_user")
 
@@ -97,6 +97,10 @@ class Session:
         if self._decoder.failure is not None:
             actions.append(Disconnect(self._decoder.failure))
         return actions
+
+    def far_memory(self) -> Reach | None:
+        """Return what reaches the client's memory, if only messages do."""
+        return Reach(self.transfers) if self.dma.by_messages else None
 
     def notice(self, notice: Notice) -> list[Action]:
         """Take what another thread posted."""

@@ -10,17 +10,14 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from virtio.errors import TransportError
+from virtio.errors import Error, TransportError
+from virtio.queue.relay import AwayError
 from virtio.transport.vfio_user.codec import Message, encode_command
 from virtio.transport.vfio_user.messages import Command
 from virtio.transport.vfio_user.payloads import DmaAccess
 
 MOST_OUTSTANDING = 32
 """Messages under way at once."""
-
-
-class UnreachableError(TransportError):
-    """The client has not said that the device may reach this memory."""
 
 
 class CancelledError(TransportError):
@@ -35,6 +32,27 @@ class Waiter:
         self.cancelled = False
 
 
+class Reach:
+    """The client's memory for one user: a :class:`~virtio.queue.relay.FarMemory`."""
+
+    def __init__(self, transfers: "Transfers") -> None:
+        """Reach it by these."""
+        self._transfers = transfers
+        self._waiter = Waiter()
+
+    def read(self, address: int, size: int) -> bytes:
+        """Copy bytes out."""
+        return self._transfers.read(address, size, self._waiter)
+
+    def write(self, address: int, data: bytes) -> None:
+        """Copy bytes in."""
+        self._transfers.write(address, data, self._waiter)
+
+    def cancel(self) -> None:
+        """Have a call that waits, and all to come, raise an error."""
+        self._transfers.cancel(self._waiter)
+
+
 class _Transfer:
     """One message's worth."""
 
@@ -44,7 +62,7 @@ class _Transfer:
         self.size = size
         self.data = data
         self.done = False
-        self.error: TransportError | None = None
+        self.error: Error | None = None
 
 
 class Transfers:
@@ -94,6 +112,8 @@ class Transfers:
         with self._state:
             if self._failure is not None:
                 raise TransportError(self._failure)
+            if waiter.cancelled:
+                raise CancelledError("the queue was stopped")
             self._waiting.extend(transfers)
         self._post()
         with self._state:
@@ -105,7 +125,8 @@ class Transfers:
                 raise CancelledError("the queue was stopped")
         for item in transfers:
             if item.error is not None:
-                raise item.error
+                # Another one: raised, it would refer to this frame, and thereby to itself.
+                raise type(item.error)(*item.error.args)
         return [item.data for item in transfers]
 
     # --- the session
@@ -118,7 +139,7 @@ class Transfers:
                 item = self._waiting.popleft()
                 if not self._reaches(item.address, item.size, item.command is Command.DMA_WRITE):
                     where = f"{item.size:#x} bytes at {item.address:#x}"
-                    self._finish(item, UnreachableError(f"the device may not reach {where}"))
+                    self._finish(item, AwayError(f"the device may not reach {where}"))
                     continue
                 number = next(number for number in self._ids if number not in self._sent)
                 self._sent[number] = item
@@ -158,6 +179,6 @@ class Transfers:
                 return TransportError(f"{what} brought {len(item.data)}")
         return None
 
-    def _finish(self, item: _Transfer, error: TransportError | None) -> None:
+    def _finish(self, item: _Transfer, error: Error | None) -> None:
         item.error, item.done = error, True
         self._state.notify_all()
