@@ -845,12 +845,13 @@ class BlockTarget:
 
 @type_check_only
 class _Ring(TypedDict):
-    """Where a ring lies, and the negotiated features, which say its layout."""
+    """Where a ring lies, the queue's number, and the negotiated features, which say its layout."""
 
     size: int
     descriptors: int
     available: int
     used: int
+    index: int
     features: int
 
 _Tables = tuple[int, int, IndirectPolicy]
@@ -912,14 +913,16 @@ class DriverQueue:
         memory: Memory,
         ring: _Ring | dict[str, int],
         *,
-        kick: int | Callable[[], object],
+        kick: int | Callable[[int], object],
         call: int | None,
         tables: _Tables | None = None,
         polling: int = 0,
     ) -> Self:
         """Take possession of a ring, which is zero.
 
-        ``kick``: eventfd or function that notifies the device. ``call``: eventfd by which it notifies us;
+        ``ring`` says where it is, with its features and the queue's ``index``.
+        ``kick``: eventfd that notifies the device, or function that does, called with the data of
+        VIRTIO_F_NOTIFICATION_DATA. ``call``: eventfd by which it notifies us;
         None: :meth:`notify` is called instead. ``polling``: microseconds for which to look at the ring before
         sleeping.
         """
@@ -951,6 +954,8 @@ class DriverQueue:
         """Descriptors that become readable when there may be something to :meth:`collect`."""
     def notify(self) -> None:
         """The device has notified, in-band."""
+    def hold(self, held: bool) -> None:
+        """Make nothing available and send no kick, until called with False: the device is suspended."""
     def fail(self, reason: str) -> None:
         """The device has gone: raise this for everyone, now and later."""
     def set_polling(self, microseconds: int) -> None:
@@ -992,7 +997,7 @@ class BlockRequests:
         memory: Memory,
         ring: _Ring | dict[str, int],
         *,
-        kick: int | Callable[[], object],
+        kick: int | Callable[[int], object],
         call: int | None,
         area: tuple[int, int, int],
         tables: _Tables | None = None,

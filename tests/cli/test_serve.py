@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from tests.cli.machine import Machine
 
+import virtio
 from virtio.spec import block, core
 
 Process = subprocess.Popen[bytes]
@@ -87,6 +88,16 @@ def test_block(tmp_path: Path, image: Path) -> None:
             assert io(machine, block.T.GET_ID, 0, 20) == (0, b"S-1".ljust(20, b"\0"))
         end(process)
     assert image.read_bytes()[7 * 512 : 9 * 512] == b"w" * 1024
+
+
+def test_features_that_are_offered_on_demand(tmp_path: Path, image: Path) -> None:
+    path = tmp_path / "disk.sock"
+    with serve("block", image, "--socket", path, "--features", "IN_ORDER,RING_RESET") as (process, _):
+        with virtio.connect(f"vhost-user:{path}", "block") as disk:
+            assert {"VIRTIO_F_IN_ORDER", "VIRTIO_F_RING_RESET"} <= set(disk.feature_names)
+            disk.queues[0].reset(size=8)
+            assert disk.read(1000, 1) == (1000).to_bytes(4, "little") * 128
+        end(process)
 
 
 def test_a_read_only_disk(tmp_path: Path, image: Path) -> None:

@@ -4,7 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virtio import ConfigurationError, FeatureNegotiationError
+from virtio import (
+    BlockDevice,
+    ConfigurationError,
+    ConsoleDevice,
+    EntropyDevice,
+    FeatureNegotiationError,
+)
 from virtio.device import features as sets
 from virtio.spec import core, net
 
@@ -84,3 +90,20 @@ def test_features_are_read_in_any_form() -> None:
         with pytest.raises(ConfigurationError):
             sets.parse(KIND, wrong)
     assert sets.names(KIND, net.F.MAC | 1 << 127) == f"VIRTIO_NET_F_MAC, {1 << 127:#x}"
+
+
+def test_a_user_adds_what_belongs_to_no_device_type() -> None:
+    for features in ("IN_ORDER,RING_RESET", core.F.IN_ORDER | core.F.RING_RESET):
+        for device in (
+            BlockDevice(size=512, features=features),
+            EntropyDevice(features=features),
+            ConsoleDevice(print, features=features),
+        ):
+            assert (
+                device.offered_features & (core.F.IN_ORDER | core.F.RING_RESET)
+                == core.F.IN_ORDER | core.F.RING_RESET
+            )
+    with pytest.raises(ConfigurationError, match="VIRTIO_BLK_F_ZONED"):
+        BlockDevice(size=512, features="ZONED")
+    with pytest.raises(ConfigurationError, match="does not have VIRTIO_F_SR_IOV"):
+        BlockDevice(size=512, features="SR_IOV")

@@ -10,9 +10,9 @@ use pyo3::prelude::*;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use virtqueue::driver::{self, BlockQueue, Error, Limit, Queue, Settings, Tables, Ticket};
+use virtqueue::driver::{self, BlockQueue, Doorbell, Error, Limit, Queue, Settings, Tables, Ticket};
 use virtqueue::memory::{GuestMemory, Space};
-use virtqueue::notify::{Call, CallFd};
+use virtqueue::notify::CallFd;
 use virtqueue::ring::{Buffer, Config, feature};
 
 /// A queue of any kind: what they have in common is done by [`DriverQueue`].
@@ -80,15 +80,15 @@ pub(crate) fn shared_address(memory: &GuestMemory, contents: &Contents) -> Optio
 }
 
 /// How to notify: an eventfd or a function.
-fn kick(target: &Bound<'_, PyAny>) -> PyResult<Call> {
+fn kick(target: &Bound<'_, PyAny>) -> PyResult<Doorbell> {
     if let Ok(fd) = target.extract::<i32>() {
         let fd = CallFd::new(borrow(fd)?).map_err(|error| transport(error.to_string()))?;
-        return Ok(Call::Fd(fd));
+        return Ok(Doorbell::Fd(fd));
     }
     let function = target.clone().unbind();
-    Ok(Call::Function(Arc::new(move || {
+    Ok(Doorbell::Function(Arc::new(move |word| {
         let _ = Python::try_attach(|py| {
-            if let Err(error) = function.call0(py) {
+            if let Err(error) = function.call1(py, (word,)) {
                 error.write_unraisable(py, Some(function.bind(py)));
             }
         });
@@ -102,6 +102,7 @@ pub(crate) type TablePlace = (u64, u32, Py<IndirectPolicy>);
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 pub(crate) struct RingPlace {
+    index: u16,
     size: u32,
     descriptors: u64,
     available: u64,
@@ -140,6 +141,7 @@ pub(crate) fn settings(
             entries,
             policy: policy.get().0,
         }),
+        identifier: ring.index,
         kick: kick(kick_target)?,
         call,
         polling: Duration::from_micros(polling),
@@ -299,6 +301,10 @@ impl DriverQueue {
 
     fn fail(&self, reason: &str) {
         self.native.queue().fail(reason);
+    }
+
+    fn hold(&self, py: Python<'_>, held: bool) {
+        py.detach(|| self.native.queue().hold(held));
     }
 
     fn set_polling(&self, microseconds: u64) {

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use virtqueue::block::{BlockHandler, Target};
-use virtqueue::driver::{Area, BlockQueue, BlockSettings, Kind, Limit, Load, Mix, Place, Settings, Tables};
+use virtqueue::driver::{
+    Area, BlockQueue, BlockSettings, Doorbell, Kind, Limit, Load, Mix, Place, Settings, Tables,
+};
 use virtqueue::loopback::Loopback;
 use virtqueue::notify::{Call, CallFd, EventFd};
 use virtqueue::ring::{IndirectPolicy, feature};
@@ -51,7 +53,8 @@ fn a_warm_driver_allocates_nothing() {
                     entries: 16,
                     policy: IndirectPolicy::default(),
                 }),
-                kick: Call::Fd(CallFd::new(kick.as_fd()).unwrap()),
+                identifier: 0,
+                kick: Doorbell::Fd(CallFd::new(kick.as_fd()).unwrap()),
                 call: Some(call.as_fd().try_clone_to_owned().unwrap()),
                 polling: Duration::from_micros(20),
             },

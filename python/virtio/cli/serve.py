@@ -47,6 +47,13 @@ Mask = Annotated[
     str, typer.Option(metavar="FEATURES", help="Do not offer these: names, bit numbers or 0x…, with commas.")
 ]
 
+Features = Annotated[
+    str,
+    typer.Option(
+        metavar="FEATURES", help="Offer these too: IN_ORDER, RING_RESET and others of no device type."
+    ),
+]
+
 
 def _address(socket: str | None, fd: int | None, systemd: bool, vfio_user: str | None) -> str:
     if (socket is not None) + (fd is not None) + systemd + (vfio_user is not None) > 1:
@@ -134,6 +141,7 @@ def block(
             metavar="MICROSECONDS", help="Look for requests this long before sleeping, at most.", min=0
         ),
     ] = 0,
+    features: Features = "",
     mask: Mask = "",
 ) -> None:
     """Serve a disk. SIGHUP makes it look at the size of IMAGE again."""
@@ -158,6 +166,7 @@ def block(
         physical_block_size=physical_block_size,
         discard=False if no_discard else None,
         polling=poll,
+        features=features,
         mask=mask,
         name=f"block {image.name}",
     )
@@ -173,6 +182,7 @@ def entropy(
     source: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where random bytes come from; else the kernel's own.")
     ] = None,
+    features: Features = "",
     mask: Mask = "",
 ) -> None:
     """Serve random bytes."""
@@ -180,7 +190,9 @@ def entropy(
     from virtio.cli.live import serve_until_signal
     from virtio.device.entropy import EntropyDevice
 
-    serve_until_signal(EntropyDevice(source, mask=mask, name="entropy"), address, "entropy")
+    serve_until_signal(
+        EntropyDevice(source, features=features, mask=mask, name="entropy"), address, "entropy"
+    )
 
 
 @app.command()
@@ -197,6 +209,7 @@ def console(
     size: Annotated[
         str, typer.Option(metavar="COLSxROWS", help="Size in characters; a terminal's own by default.")
     ] = "",
+    features: Features = "",
     mask: Mask = "",
 ) -> None:
     """Serve a console. At a terminal, Ctrl-] ends it."""
@@ -219,7 +232,7 @@ def console(
         if dimensions is None and os.isatty(1):
             terminal = os.get_terminal_size(1)
             dimensions, follow = (terminal.columns, terminal.lines), True
-    device = ConsoleDevice(line, size=dimensions, mask=mask, name="console")
+    device = ConsoleDevice(line, size=dimensions, features=features, mask=mask, name="console")
     serve_until_signal(
         device,
         address,

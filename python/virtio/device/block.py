@@ -22,6 +22,7 @@ from virtio._native import BlockHandler, BlockRequest, BlockTarget, Handler
 from virtio.device.admin import Administrator
 from virtio.device.base import Device
 from virtio.device.block_backend import Store, adapt, zeros
+from virtio.device.features import extra
 from virtio.errors import ConfigurationError, IOCompleted, IOFailed, StateError, UnsupportedRequest
 from virtio.spec import block
 from virtio.spec.block import ID_LENGTH, SECTOR_SIZE, F
@@ -72,6 +73,7 @@ class BlockDevice(Device):
         lifetime: tuple[int, int, int] | None = None,
         polling: int = 0,
         name: str = "",
+        features: int | str = 0,
         mask: int | str = 0,
         administration: Administrator | None = None,
     ) -> None:
@@ -89,6 +91,7 @@ class BlockDevice(Device):
         bound discard, write-zeroes and secure-erase requests. ``lifetime``: pre_eol_info and both wear
         estimates of 5.2.6. ``polling``: microseconds for which a queue looks for requests before it sleeps.
         ``administration`` carries out commands for the group that the device owns.
+        ``features`` are offered too: those that belong to no device type (``"IN_ORDER,RING_RESET"``).
         """
         self._check(cache, serial, queues, block_size, physical_block_size)
         self._path: Path | int | None = None
@@ -101,19 +104,19 @@ class BlockDevice(Device):
         self._handler = BlockHandler(self.target)
         can_discard = self._image.can_discard or self._overrides("discard")
 
-        features = F.FLUSH | F.CONFIG_WCE | F.BLK_SIZE
-        features |= F.SEG_MAX if seg_max else 0
-        features |= F.SIZE_MAX if size_max else 0
-        features |= F.GEOMETRY if geometry else 0
-        features |= F.TOPOLOGY if physical_block_size or alignment_offset or min_io_size or opt_io_size else 0
-        features |= F.MQ if queues > 1 else 0
-        features |= F.LIFETIME if lifetime else 0
+        offered = F.FLUSH | F.CONFIG_WCE | F.BLK_SIZE
+        offered |= F.SEG_MAX if seg_max else 0
+        offered |= F.SIZE_MAX if size_max else 0
+        offered |= F.GEOMETRY if geometry else 0
+        offered |= F.TOPOLOGY if physical_block_size or alignment_offset or min_io_size or opt_io_size else 0
+        offered |= F.MQ if queues > 1 else 0
+        offered |= F.LIFETIME if lifetime else 0
         if self._read_only:
-            features |= F.RO
+            offered |= F.RO
         else:
-            features |= F.DISCARD if (can_discard if discard is None else discard) else 0
-            features |= F.WRITE_ZEROES if write_zeroes else 0
-            features |= F.SECURE_ERASE if secure_erase else 0
+            offered |= F.DISCARD if (can_discard if discard is None else discard) else 0
+            offered |= F.WRITE_ZEROES if write_zeroes else 0
+            offered |= F.SECURE_ERASE if secure_erase else 0
 
         alignment = max(block_size, physical_block_size) // SECTOR_SIZE
         config: dict[str, Any] = {
@@ -126,7 +129,7 @@ class BlockDevice(Device):
         }
         if geometry:
             config["geometry"] = dict(zip(("cylinders", "heads", "sectors"), geometry, strict=True))
-        if features & F.TOPOLOGY:
+        if offered & F.TOPOLOGY:
             config["topology"] = {
                 "physical_block_exp": (max(block_size, physical_block_size) // block_size).bit_length() - 1,
                 "alignment_offset": alignment_offset,
@@ -138,20 +141,24 @@ class BlockDevice(Device):
             ("write_zeroes", F.WRITE_ZEROES),
             ("secure_erase", F.SECURE_ERASE),
         ):
-            if features & bit:
+            if offered & bit:
                 for limit, value in (("sectors", max_sectors), ("seg", max_segments)):
                     if value is not None:
                         setattr(self.target, f"max_{kind}_{limit}", value)
                     config[f"max_{kind}_{limit}"] = getattr(self.target, f"max_{kind}_{limit}")
-        if features & F.DISCARD:
+        if offered & F.DISCARD:
             config["discard_sector_alignment"] = alignment
-        if features & F.SECURE_ERASE:
+        if offered & F.SECURE_ERASE:
             config["secure_erase_sector_alignment"] = alignment
-        if features & F.WRITE_ZEROES:
+        if offered & F.WRITE_ZEROES:
             config["write_zeroes_may_unmap"] = int(can_discard)
 
         super().__init__(
-            name=name, features=features, mask=mask, administration=administration, config=config
+            name=name,
+            features=offered | extra(block.DEVICE, features),
+            mask=mask,
+            administration=administration,
+            config=config,
         )
         if not self.offered_features & F.FLUSH:  # a must for CONFIG_WCE (5.2.5.2)
             self.offered_features &= ~F.CONFIG_WCE

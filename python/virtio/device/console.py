@@ -15,6 +15,7 @@ from virtio._native import Chain
 from virtio.device.base import Device
 from virtio.device.console_line import Line
 from virtio.device.console_port import LIMIT, Port
+from virtio.device.features import extra
 from virtio.errors import ConfigurationError, StateError, TransportError
 from virtio.spec import console
 from virtio.spec.console import F
@@ -34,18 +35,19 @@ class ConsoleDevice(Device):
         *,
         size: tuple[int, int] | None = None,
         name: str = "",
+        features: int | str = 0,
         mask: int | str = 0,
     ) -> None:
         """Connect ``line``; without one, ``output`` is called with what the guest writes.
 
         ``size`` is columns and rows; without it the driver is told none, and :meth:`resize` cannot be used.
+        ``features`` are offered too: those that belong to no device type (``"IN_ORDER,RING_RESET"``).
         """
         config = {}
         if size is not None:
             config = {"cols": size[0], "rows": size[1]}
-        super().__init__(
-            name=name, features=F.EMERG_WRITE | (F.SIZE if size is not None else 0), mask=mask, config=config
-        )
+        offered = F.EMERG_WRITE | (F.SIZE if size is not None else 0) | extra(console.DEVICE, features)
+        super().__init__(name=name, features=offered, mask=mask, config=config)
         self.port = Port()
         self.line = line if isinstance(line, Line) else None
         self._call = line if line is not None and not isinstance(line, Line) else None

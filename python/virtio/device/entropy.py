@@ -6,6 +6,7 @@ from typing import Any
 
 from virtio._native import Chain
 from virtio.device.base import Device
+from virtio.device.features import extra
 from virtio.errors import ConfigurationError
 from virtio.spec import entropy
 
@@ -18,17 +19,20 @@ class EntropyDevice(Device):
 
     spec = entropy
 
-    def __init__(self, source: Any = None, *, name: str = "", mask: int | str = 0) -> None:
+    def __init__(
+        self, source: Any = None, *, name: str = "", features: int | str = 0, mask: int | str = 0
+    ) -> None:
         """Take random bytes from ``source``.
 
         That is a path (``/dev/hwrng``), an object with ``read(size)``, or a function of the size. It may
         return fewer bytes than asked for, which the driver is told. When it returns none, it is exhausted,
-        and the device asks for a reset: it must never hand out an empty buffer.
+        and the device asks for a reset: it must never hand out an empty buffer. ``features`` are offered too:
+        those that belong to no device type (``"IN_ORDER,RING_RESET"``).
         """
         self._file: Any = None
         self._starved: list[Chain] = []  # buffers that cannot be filled any more, not even in part
         self._draw = self._open(source)
-        super().__init__(name=name, mask=mask)
+        super().__init__(name=name, features=extra(entropy.DEVICE, features), mask=mask)
 
     def on_requests(self, chain: Chain) -> None:
         """Fill a buffer, or the start of a long one."""

@@ -10,6 +10,7 @@ __all__ = [
     "IMPLEMENTED",
     "check_accepted",
     "check_offer",
+    "extra",
     "known",
     "lookup",
     "names",
@@ -27,6 +28,7 @@ IMPLEMENTED = (
     | core.F.ORDER_PLATFORM
     | core.F.RING_RESET
     | core.F.SUSPEND
+    | core.F.NOTIFICATION_DATA
     | core.F.ADMIN_VQ
     | core.F.ACCESS_PLATFORM
 )
@@ -34,6 +36,16 @@ IMPLEMENTED = (
 
 DEFAULT = core.F.VERSION_1 | core.F.INDIRECT_DESC | core.F.EVENT_IDX | core.F.RING_PACKED
 """Those that a device offers unless told otherwise. SUSPEND costs nothing, but few drivers ever saw it."""
+
+
+def extra(kind: DeviceType, features: int | str) -> int:
+    """Return device-independent features that a user wants offered too, by bits or by names."""
+    found = parse(kind, features) if isinstance(features, str) else features
+    if own := found & ~core.F.mask:
+        raise ConfigurationError(
+            f"{names(kind, own)}: what a device of its type can is said by its other options"
+        )
+    return found
 
 
 def check_offer(kind: DeviceType, features: int) -> None:

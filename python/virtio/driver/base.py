@@ -12,6 +12,7 @@ An author derives a class, names the device type and what is understood of it, a
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable
 from types import ModuleType, TracebackType
 from typing import Any, ClassVar, Self
@@ -32,6 +33,8 @@ QUEUE_SIZE = 256
 POLLING = 50
 """Microseconds for which a thread that waits polls the ring before it sleeps, at most."""
 
+_LOOK_AGAIN = 0.001
+
 _log = logging.getLogger("virtio.driver")
 
 
@@ -40,7 +43,8 @@ class Driver:
 
     Class attributes that authors set: ``spec``, a module of :mod:`virtio.spec` or its ``DEVICE``, and
     ``understood``, the features of the device type that the driver can use. Hooks: :meth:`set_up`, where the
-    queues are added; :meth:`started`, when the device may be used; :meth:`config_changed`; :meth:`stopping`.
+    queues are added; :meth:`started`, when the device may be used; :meth:`config_changed`;
+    :meth:`queue_reset`; :meth:`stopping`.
     """
 
     spec: ClassVar[ModuleType | DeviceType]
@@ -68,6 +72,8 @@ class Driver:
         self._queue_size = queue_size
         self._polling = polling
         self._closing = threading.Lock()
+        self._suspending = threading.Lock()
+        self._suspended = False
         self._closed = False
         self._failure: Error | None = None
         self._callbacks: list[Callable[[], object]] = []
@@ -97,6 +103,9 @@ class Driver:
 
     def config_changed(self) -> None:
         """The device says that its configuration has changed. Called from any thread."""
+
+    def queue_reset(self, queue: DriverQueue, native: Any) -> None:
+        """A queue was reset, and starts anew: nothing is in it. ``native`` is what :meth:`_add` made."""
 
     def stopping(self) -> None:
         """The device is about to be reset: end what waits for it."""
@@ -154,16 +163,21 @@ class Driver:
         tables: int = 0,
         more: Callable[[int], int] | None = None,
     ) -> tuple[DriverQueue, Any]:
-        size = min(self._queue_size, self.end.max_queue_size(index))
         queue = DriverQueue(
             self.end,
             index,
             self._name(index),
             features=self.features,
-            size=size,
+            size=self._queue_size,
             tables=tables,
-            more=more(size) if more is not None else 0,
+            more=more,
         )
+
+        def again(size: int) -> None:
+            queue.take(size)
+            self.queue_reset(queue, queue.start(make))
+
+        queue.on_reset(again)
         self.queues.append(queue)
         return queue, queue.start(make)
 
@@ -223,6 +237,60 @@ class Driver:
             raise ConfigurationError(f"a device cannot move from {self.end.address}: its transport cannot")
         self.end.move(address, state=state)
 
+    # --- suspended (3.4)
+
+    @property
+    def suspended(self) -> bool:
+        """Whether the device stands still until :meth:`resume`."""
+        return self._suspended
+
+    def suspend(self) -> None:
+        """Let the device stand still: it finishes what it has, and then touches nothing.
+
+        Requests may be made meanwhile; the device gets them when it is resumed. Needs VIRTIO_F_SUSPEND.
+        """
+        self._check_open()
+        if not self.features & core.F.SUSPEND:
+            raise ConfigurationError("the device cannot be suspended (VIRTIO_F_SUSPEND)")
+        with self._suspending:
+            if self._suspended:
+                return
+            self._hold(True)
+            try:
+                self._await_status(STATUS.SUSPEND, gone=STATUS.DRIVER_OK)
+            except BaseException:
+                self._hold(False)
+                raise
+            self._suspended = True
+
+    def resume(self) -> None:
+        """Let the device go on."""
+        self._check_open()
+        with self._suspending:
+            if not self._suspended:
+                return
+            self._await_status(STATUS.DRIVER_OK, gone=STATUS.SUSPEND)
+            self._suspended = False
+            self._hold(False)
+
+    def _hold(self, held: bool) -> None:
+        # 3.4.1: neither buffers nor notifications nor changes of the configuration.
+        self.config.hold(held)
+        for queue in self.queues:
+            queue.native.hold(held)
+
+    def _await_status(self, bit: int, *, gone: int) -> None:
+        """Set a bit of the status, and wait until the device shows it and has cleared another."""
+        self.end.set_status(self._status | bit)
+        deadline = time.monotonic() + self.end.timeout
+        while (status := self.end.status) & (bit | gone) != bit:
+            if status & STATUS.DEVICE_NEEDS_RESET:
+                raise ProtocolError("the device fails to be suspended or resumed: it needs a reset", "3.4.2")
+            if time.monotonic() > deadline:
+                raise TransportError(f"the device shows status {status:#x} and does not change it")
+            time.sleep(_LOOK_AGAIN)
+        self._status = self._status & ~gone | bit
+
     def _config_changed(self) -> None:
         try:
             self.config_changed()
@@ -268,7 +336,7 @@ class Driver:
         except Error as error:
             _log.debug("%s: while letting go: %s", end.address, error)
         for queue in self.queues:
-            queue.free()
+            queue.close()
         if self.administration is not None:
             self.administration.close()
         end.close()

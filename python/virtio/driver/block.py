@@ -133,6 +133,15 @@ class BlockDriver(Driver):
         """The disk may have a new size."""
         self._capacity = int(self.config.capacity)
 
+    def queue_reset(self, queue: DriverQueue, native: Any) -> None:
+        """Go on with the new queue; what was given up is given back."""
+        old, self._requests[queue.index] = self._requests[queue.index], native
+        for watcher in self._watchers:
+            if watcher.requests is old:
+                watcher.close()
+        with self._limbo_lock:
+            self._limbo = [entry for entry in self._limbo if entry[0] is not old]
+
     def stopping(self) -> None:
         """End what event loops wait for."""
         for watcher in self._watchers:
@@ -378,11 +387,11 @@ class BlockDriver(Driver):
         requests = self._requests
         if len(requests) == 1:
             return requests[0]
-        found: BlockRequests | None = getattr(self._own, "requests", None)
-        if found is None:
+        number: int | None = getattr(self._own, "number", None)
+        if number is None:
             self._next += 1
-            found = self._own.requests = requests[self._next % len(requests)]
-        return found
+            number = self._own.number = self._next % len(requests)
+        return requests[number]
 
     def _within(self, sector: int, count: int) -> int:
         # A device answers IOERR to what is past its end; here it is told what was wrong.

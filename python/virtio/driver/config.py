@@ -19,7 +19,7 @@ class DriverConfig:
     Each access reads the device. Setting an attribute writes to it, where the standard lets the driver.
     """
 
-    __slots__ = ("_end", "_features", "_lock", "_names", "_struct", "_type")
+    __slots__ = ("_end", "_features", "_held", "_lock", "_names", "_struct", "_type")
 
     def __init__(self, end: DriverEnd, kind: DeviceType, features: int) -> None:
         """Read through ``end``, once the features are accepted."""
@@ -29,6 +29,11 @@ class DriverConfig:
         self._struct = kind.config or Struct(kind.name, kind.section, ())
         self._names = {field.name: field for field in self._struct.fields if kind.has(features, field.when)}
         self._lock = threading.Lock()
+        self._held = False
+
+    def hold(self, held: bool) -> None:
+        """Refuse to change anything, or do not any more."""
+        self._held = held
 
     def __iter__(self) -> Iterator[str]:
         """Yield the names of the fields that exist."""
@@ -56,6 +61,8 @@ class DriverConfig:
             object.__setattr__(self, name, value)
             return
         field = self._field(name)
+        if self._held:
+            raise ConfigurationError("the device is suspended: its configuration stays as it is (3.4.1)")
         if "W" not in field.access:
             raise ConfigurationError(f"the driver must not write {name} ({self._struct.section_of(field)})")
         self._end.write_config(self._struct.offset(name), field.type.pack(value))

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from virtio import spec
 from virtio.driver.base import Driver
+from virtio.driver.queue import DriverQueue
 from virtio.errors import ConfigurationError
 from virtio.spec import console as layout
 
@@ -41,6 +42,16 @@ class ConsoleDriver(Driver):
         """Give the device buffers for what it has to say."""
         for number in range(len(self._inward)):
             self._offer(number)
+
+    def queue_reset(self, queue: DriverQueue, native: object) -> None:
+        """Offer the buffers anew; characters in those that were out are lost."""
+        if queue is self._receive:
+            self._waiting.clear()
+            for number in range(min(len(self._inward), queue.size)):
+                self._offer(number)
+        else:
+            self._sent.clear()
+            self._idle = list(range(min(len(self._outward), queue.size)))
 
     @property
     def size(self) -> tuple[int, int] | None:

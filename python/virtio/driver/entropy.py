@@ -8,6 +8,7 @@ from typing import ClassVar
 from virtio import spec
 from virtio._native import SharedBuffer
 from virtio.driver.base import Driver
+from virtio.driver.queue import DriverQueue
 from virtio.errors import DeviceError
 
 CHUNK = 4096
@@ -25,6 +26,10 @@ class EntropyDriver(Driver):
         self._buffer = self.allocate(CHUNK)
         self._pending: int | None = None
         self._reading = threading.Lock()
+
+    def queue_reset(self, queue: DriverQueue, native: object) -> None:
+        """What was asked for does not come any more."""
+        self._pending = None
 
     def read(self, size: int, timeout: float | None = None) -> bytes:
         """Return ``size`` random bytes. One call after another: they share a buffer.

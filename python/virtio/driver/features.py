@@ -12,10 +12,15 @@ UNDERSTOOD = (
     | core.F.RING_PACKED
     | core.F.IN_ORDER
     | core.F.ORDER_PLATFORM
+    | core.F.NOTIFICATION_DATA
+    | core.F.NOTIF_CONFIG_DATA
+    | core.F.RING_RESET
+    | core.F.SUSPEND
 )
 """The device-independent features that our driver end has.
 
-ACCESS_PLATFORM: every address that a driver uses is one that its transport gave it.
+ACCESS_PLATFORM: every address that a driver uses is one that its transport gave it. NOTIFICATION_DATA: the
+ring says what there is to tell, and the transport how; NOTIF_CONFIG_DATA is the transport's alone.
 """
 
 

@@ -61,27 +61,43 @@ class DriverQueue:
     """One virtqueue, from the driver's side."""
 
     def __init__(
-        self, end: DriverEnd, index: int, name: str, *, features: int, size: int, tables: int, more: int = 0
+        self,
+        end: DriverEnd,
+        index: int,
+        name: str,
+        *,
+        features: int,
+        size: int,
+        tables: int,
+        more: Callable[[int], int] | None = None,
     ) -> None:
-        """Take memory for queue ``index``: ``more`` bytes of it are the driver's own.
+        """Take memory for queue ``index``; ``more`` says how much of it is the driver's own at a size.
 
         ``size`` is reduced to what the device can. ``tables``: descriptors of each indirect table.
         """
-        most = end.max_queue_size(index)
-        if most == 0:
-            raise ConfigurationError(f"the device has no queue {index} ({name})")
-        size = min(size, most)
-        if not features & core.F.RING_PACKED:
-            size = 1 << size.bit_length() - 1  # 2.7: a power of two
         self.index = index
         self.name = name
-        self.size = size
-        self.plan = Plan(size, features, tables if features & core.F.INDIRECT_DESC else 0, more)
         self._end = end
-        self._memory: Allocation | None = end.memory.allocate(self.plan.bytes, PAGE)
-        self.address = self._memory.address
+        self._features = features
+        self._tables = tables if features & core.F.INDIRECT_DESC else 0
+        self._more = more or (lambda _: 0)
+        self._again: Callable[[int], object] | None = None
         self.native: NativeQueue
         self.wire: QueueWire
+        self.take(size)
+
+    def take(self, size: int) -> None:
+        """Take memory for a ring of this size, or what the device can of it."""
+        most = self._end.max_queue_size(self.index)
+        if most == 0:
+            raise ConfigurationError(f"the device has no queue {self.index} ({self.name})")
+        size = min(size, most)
+        if not self._features & core.F.RING_PACKED:
+            size = 1 << size.bit_length() - 1  # 2.7: a power of two
+        self.size = size
+        self.plan = Plan(size, self._features, self._tables, self._more(size))
+        self._memory: Allocation | None = self._end.memory.allocate(self.plan.bytes, PAGE)
+        self.address = self._memory.address
 
     def __repr__(self) -> str:
         """Show which queue it is."""
@@ -110,8 +126,8 @@ class DriverQueue:
 
     @property
     def native_ring(self) -> dict[str, int]:
-        """The same with the features that say its layout."""
-        return {**self.ring, "features": self.plan.features}
+        """The same with the queue's number, and the features that say its layout."""
+        return {**self.ring, "index": self.index, "features": self.plan.features}
 
     def start(self, make: "Callable[[DriverQueue, QueueWire], N]") -> "N":
         """Tell the device about the queue, and make its native end with ``make``."""
@@ -119,6 +135,25 @@ class DriverQueue:
         native = make(self, self.wire)
         self.native = native if isinstance(native, NativeQueue) else native.queue  # type: ignore[attr-defined]
         return native
+
+    def on_reset(self, again: Callable[[int], object]) -> None:
+        """Start the queue with this when it was reset; it gets the new size."""
+        self._again = again
+
+    def reset(self, size: int | None = None) -> None:
+        """Reset this queue alone, and start it anew, with another size if that is given (2.6.1).
+
+        Requests that are out are given up: who waits for them gets a :exc:`~virtio.TransportError`. Needs
+        VIRTIO_F_RING_RESET.
+        """
+        if not self._features & core.F.RING_RESET or self._again is None:
+            raise ConfigurationError("the device does not reset single queues (VIRTIO_F_RING_RESET)")
+        if size is not None and size < 1:
+            raise ConfigurationError(f"a queue of {size} entries")
+        self.native.fail(f"queue {self.index} was reset")
+        self._end.reset_queue(self.index)
+        self.free()
+        self._again(size or self.size)
 
     @property
     def counters(self) -> DriverCounters:
@@ -130,6 +165,11 @@ class DriverQueue:
         """Requests that the device has."""
         return self.native.outstanding
 
+    def close(self) -> None:
+        """Give the memory back, for good."""
+        self._again = None  # it refers to the driver, and through that to us
+        self.free()
+
     def free(self) -> None:
         """Give the memory back; the device must not use the queue any more (3.3.1)."""
         memory, self._memory = self._memory, None
@@ -140,7 +180,7 @@ class DriverQueue:
 N = TypeVar("N")
 
 
-def kick_of(wire: QueueWire) -> "int | Callable[[], object]":
+def kick_of(wire: QueueWire) -> "int | Callable[[int], object]":
     """How to notify the device: by a descriptor where there is one."""
     return wire.kick if wire.kick_fd is None else wire.kick_fd
 

@@ -33,8 +33,8 @@ from virtio.transport.notifier import Notifier
 
 _log = logging.getLogger("virtio.transport.mem")
 
-CARRIED_FEATURES = ((1 << 128) - 1) & ~(F.SR_IOV | F.NOTIFICATION_DATA | F.NOTIF_CONFIG_DATA)
-"""All but those that need a PCI function, or a notification with data in it."""
+CARRIED_FEATURES = ((1 << 128) - 1) & ~(F.SR_IOV | F.NOTIF_CONFIG_DATA)
+"""All but those that need a PCI function."""
 
 
 class MemDriverEnd:
@@ -227,7 +227,9 @@ class MemDriverEnd:
             if not device.status & STATUS.FEATURES_OK:
                 raise ConfigurationError("a queue is started before features were accepted")
             queue = device.queues[index]
-            notifier = self._notifiers[index] = Notifier()
+            # No eventfd carries data.
+            carries = device.negotiated_features & F.NOTIFICATION_DATA
+            notifier = self._notifiers[index] = Notifier(queue.notify if carries else None)
             try:
                 queue.reset()
                 queue.configure(
@@ -238,7 +240,7 @@ class MemDriverEnd:
                     space="guest",
                     base=base,
                 )
-                queue.set_kick(notifier.device_kick_fd)
+                queue.set_kick(None if carries else notifier.device_kick_fd)
                 queue.set_call(notifier.call_fd)
                 queue.start()
             except BaseException:

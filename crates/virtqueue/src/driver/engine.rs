@@ -67,6 +67,12 @@ pub(super) struct Engine {
     pub(super) failed: Option<Error>,
     /// The device wants a notification that has not been sent.
     pub(super) kick_due: bool,
+    /// Threads that are notifying the device at this moment.
+    pub(super) kicking: u32,
+    /// Nothing is to be made available, nor the device to be notified.
+    pub(super) held: bool,
+    /// Something was to be made available meanwhile.
+    pub(super) unpublished: bool,
     /// Completions that those who wait have not been woken for.
     pub(super) news: bool,
     /// A thread looks at the ring for all.
@@ -94,6 +100,9 @@ impl Engine {
             counters: Counters::default(),
             failed: None,
             kick_due: false,
+            kicking: 0,
+            held: false,
+            unpublished: false,
             news: false,
             led: false,
             asleep: false,
@@ -107,6 +116,11 @@ impl Engine {
     /// Requests that the device has.
     pub(super) fn outstanding(&self) -> u32 {
         self.driver.outstanding()
+    }
+
+    /// What a kick carries, for a queue that goes by `identifier`.
+    pub(super) fn notification(&self, identifier: u16) -> u32 {
+        self.driver.notification(identifier).to_word()
     }
 
     /// Whether there is no descriptor left.
@@ -185,6 +199,10 @@ impl Engine {
     /// Shows the device what was added.
     #[inline]
     pub(super) fn publish(&mut self) {
+        if self.held {
+            self.unpublished = true;
+            return;
+        }
         self.counters.batches += 1;
         if self.driver.publish() {
             self.counters.kicks += 1;

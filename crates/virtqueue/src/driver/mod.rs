@@ -20,7 +20,7 @@ pub use block::{Area, BlockQueue, BlockSettings, Kind, Place};
 pub use engine::{Counters, Tables};
 pub use ledger::{Done, Ticket};
 pub use load::{Load, Measured, Mix};
-pub use queue::{Limit, Queue, Settings};
+pub use queue::{Doorbell, Limit, Queue, Settings};
 
 use crate::fault::Fault;
 use std::fmt;

@@ -4,7 +4,7 @@ use super::Error;
 use super::engine::{Counters, Engine, Tables};
 use super::ledger::{Done, Owner, Ticket};
 use crate::memory::Snapshot;
-use crate::notify::{Call, EventFd};
+use crate::notify::{CallFd, EventFd};
 use crate::ring::{Buffer, Config};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +14,16 @@ use std::time::{Duration, Instant};
 /// How long a thread sleeps at most before it looks whether its caller still wants to wait.
 const SLICE: Duration = Duration::from_millis(100);
 
+/// How the device is notified.
+pub enum Doorbell {
+    /// By writing to a descriptor, which carries nothing.
+    Fd(CallFd),
+    /// By a function, which gets what VIRTIO_F_NOTIFICATION_DATA tells ([`Notification::to_word`]).
+    ///
+    /// [`Notification::to_word`]: crate::ring::Notification::to_word
+    Function(Arc<dyn Fn(u32) + Send + Sync>),
+}
+
 /// What a queue is made with.
 pub struct Settings {
     /// The ring.
@@ -22,8 +32,10 @@ pub struct Settings {
     pub memory: Arc<Snapshot>,
     /// Memory for indirect descriptors, if they are to be used.
     pub tables: Option<Tables>,
+    /// What the queue is called in notifications: its number.
+    pub identifier: u16,
     /// How the device is notified.
-    pub kick: Call,
+    pub kick: Doorbell,
     /// What becomes readable when the device notifies (an eventfd, duplicated); `None`: whoever
     /// receives notifications calls [`Queue::notify`].
     pub call: Option<OwnedFd>,
@@ -63,7 +75,8 @@ pub struct Queue {
     control: EventFd,
     /// Tells the event loop that something it watches has finished.
     watch: EventFd,
-    kick: Call,
+    identifier: u16,
+    kick: Doorbell,
     call: Option<OwnedFd>,
     polling_ns: AtomicU64,
 }
@@ -83,6 +96,7 @@ impl Queue {
             turned: Condvar::new(),
             control: EventFd::new().map_err(system)?,
             watch: EventFd::new().map_err(system)?,
+            identifier: settings.identifier,
             kick: settings.kick,
             call: settings.call,
             polling_ns: AtomicU64::new(0),
@@ -163,20 +177,43 @@ impl Queue {
 
     /// Sends the kick that is due. A function is called without the lock: it may want another one.
     fn send_kick<'a>(&'a self, mut engine: MutexGuard<'a, Engine>) -> MutexGuard<'a, Engine> {
-        if !std::mem::take(&mut engine.kick_due) {
+        if engine.held || !std::mem::take(&mut engine.kick_due) {
             return engine;
         }
         match &self.kick {
-            Call::None => engine,
-            Call::Fd(fd) => {
+            Doorbell::Fd(fd) => {
                 fd.signal();
                 engine
             }
-            Call::Function(function) => {
+            Doorbell::Function(function) => {
+                let word = engine.notification(self.identifier);
+                engine.kicking += 1;
                 drop(engine);
-                function();
-                self.lock()
+                function(word);
+                let mut engine = self.lock();
+                engine.kicking -= 1;
+                if engine.held {
+                    self.turned.notify_all();
+                }
+                engine
             }
+        }
+    }
+
+    /// Makes nothing available any more and sends no kick, until it is let go again: the device is
+    /// suspended (VIRTIO 1.4, 3.4.1). What is submitted meanwhile waits in the ring, unseen.
+    pub fn hold(&self, held: bool) {
+        let mut engine = self.lock();
+        engine.held = held;
+        if !held {
+            if std::mem::take(&mut engine.unpublished) {
+                engine.publish();
+            }
+            drop(self.send_kick(engine));
+            return;
+        }
+        while engine.kicking > 0 {
+            engine = self.turned.wait(engine).unwrap_or_else(PoisonError::into_inner);
         }
     }
 

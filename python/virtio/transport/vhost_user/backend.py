@@ -65,12 +65,13 @@ CARRIED_FEATURES = (
     | F.IN_ORDER
     | F.ORDER_PLATFORM
     | F.ACCESS_PLATFORM
+    | F.RING_RESET
 )
 """The device's features that can be used over this transport.
 
-ACCESS_PLATFORM only if the device has it offered: User Mode Linux takes it, and then fails to probe. Not
-NOTIFICATION_DATA: a kick has none. Not RING_RESET and SUSPEND: there are no messages for them. Nor what does
-not fit into 64 bits.
+A ring is reset by stopping it and describing it anew, as QEMU does. ACCESS_PLATFORM only if the device has it
+offered: User Mode Linux takes it, and then fails to probe. Not NOTIFICATION_DATA: a kick is a write to an
+eventfd and carries nothing. Not SUSPEND: there is no message for it. Nor what does not fit into 64 bits.
 """
 
 MAX_MEMORY_SLOTS = 509

@@ -11,7 +11,7 @@ from typing import Self
 
 from virtio.errors import ConfigurationError, DeviceError, Error, RefusedError, TransportError
 from virtio.memory.shared import SharedMemory, SharedRegion
-from virtio.spec.core import STATUS
+from virtio.spec.core import STATUS, F
 from virtio.transport.address import parse
 from virtio.transport.news import ConfigCallback, FailureCallback, NewsDesk
 from virtio.transport.notifier import Notifier
@@ -230,6 +230,8 @@ class VhostUserDriverEnd:
 
     def reset_queue(self, index: int) -> None:
         """Reset one queue: to the back end it is stopped, and described anew when it is started."""
+        if not (self._front.accepted or 0) & F.RING_RESET:
+            raise ConfigurationError("VIRTIO_F_RING_RESET was not negotiated")
         self.stop_queue(index)
 
     def _kick(self, index: int, notifier: Notifier) -> None:

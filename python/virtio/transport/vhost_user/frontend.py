@@ -13,7 +13,7 @@ from virtio.errors import ConfigurationError, Error, RefusedError, TransportErro
 from virtio.memory.shared import SharedRegion
 from virtio.queue.device import FRESH_BASE, FRESH_PACKED_BASE
 from virtio.spec.core import STATUS, F
-from virtio.transport.vhost_user.backend import CARRIED_FEATURES as CARRIED_BY_BACK_END
+from virtio.transport.vhost_user.backend import CARRIED_FEATURES
 from virtio.transport.vhost_user.exchange import (
     Ask,
     FrontEndChannel,
@@ -54,10 +54,6 @@ WANTED_PROTOCOL = (
 """The protocol features that are accepted wherever they are offered."""
 
 IN_BAND_NEEDS = _P.INBAND_NOTIFICATIONS.mask | _P.BACKEND_REQ.mask | _P.REPLY_ACK.mask
-
-CARRIED_FEATURES = CARRIED_BY_BACK_END | F.RING_RESET
-"""The device's features that can be used over this transport. A ring is reset by stopping and describing it
-anew, as QEMU does; see there for the others."""
 
 MAX_QUEUES = 256
 """As many as the messages with descriptors can name."""

@@ -71,7 +71,8 @@ fn ends(rig: &Loopback, tables: Option<Tables>) -> (Settings, Device, EventFd) {
         config: rig.config,
         memory: rig.memory.snapshot(),
         tables,
-        kick: Call::Fd(CallFd::new(kick.as_fd()).unwrap()),
+        identifier: 0,
+        kick: Doorbell::Fd(CallFd::new(kick.as_fd()).unwrap()),
         call: Some(call.as_fd().try_clone_to_owned().unwrap()),
         polling: Duration::from_micros(20),
     };

@@ -228,3 +228,43 @@ fn many_threads_share_a_queue() {
         }
     }
 }
+
+/// While it is held, a queue shows the device nothing and does not notify it.
+#[test]
+fn a_queue_that_is_held_makes_nothing_available() {
+    for features in LAYOUTS {
+        let (queue, mut device, kick, at) = pair(features);
+        let early = queue.submit(&[], &[buffer(at, 64)], false).unwrap();
+        assert!(kick.clear() > 0);
+        let held = device.take();
+        queue.hold(true);
+        device.complete(&held[0], 1);
+        assert_eq!(queue.wait(early, Limit::within(LONG)).unwrap().len, 1);
+        let late = queue.submit(&[], &[buffer(at, 64)], false).unwrap();
+        assert_eq!(kick.clear(), 0);
+        assert!(device.take().is_empty());
+        queue.hold(false);
+        if features & feature::EVENT_IDX == 0 {
+            assert!(kick.clear() > 0);
+        }
+        let held = device.take();
+        device.complete(&held[0], 7);
+        assert_eq!(queue.wait(late, Limit::within(LONG)).unwrap().len, 7);
+    }
+}
+
+/// A kick by a function carries where the next buffer will be.
+#[test]
+fn a_kick_by_a_function_says_how_much_there_is() {
+    for (features, next) in [(0, 1), (feature::RING_PACKED, 1 | 1 << 15)] {
+        let rig = Loopback::new(SIZE, features, 1 << 16).unwrap();
+        let (mut settings, _device, _kick) = ends(&rig, None);
+        let words = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let seen = words.clone();
+        settings.identifier = 5;
+        settings.kick = Doorbell::Function(Arc::new(move |word| seen.lock().unwrap().push(word)));
+        let queue = Queue::new(settings).unwrap();
+        queue.submit(&[], &[buffer(rig.buffers, 64)], false).unwrap();
+        assert_eq!(*words.lock().unwrap(), [5 | next << 16]);
+    }
+}
