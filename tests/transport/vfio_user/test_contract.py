@@ -46,5 +46,6 @@ class TestFarMemory(VfioUserContract):
     options = MappingProxyType({"share": False})
 
 
+@pytest.mark.slow
 class TestFarMemoryIntx(VfioUserContract):
     options = MappingProxyType({"share": False, "msix": False})
