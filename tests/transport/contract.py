@@ -36,8 +36,9 @@ class Mirror(Device):
     spec = block
     features = block.F.MQ | block.F.CONFIG_WCE | block.F.FLUSH | core.F.RING_RESET | core.F.ORDER_PLATFORM
 
-    def __init__(self) -> None:
-        super().__init__(name="mirror", config={"capacity": 8, "num_queues": 2, "writeback": 1})
+    def __init__(self, workers: int = 1) -> None:
+        config = {"capacity": 8, "num_queues": 2, "writeback": 1}
+        super().__init__(name="mirror", config=config, workers=workers)
 
     def on_requests(self, chain: Chain) -> None:
         chain.write(chain.read()[::-1])

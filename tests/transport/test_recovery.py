@@ -29,9 +29,9 @@ from virtio.transport.vhost_user.payloads import Inflight
 class Home:
     """A device that comes and goes."""
 
-    def __init__(self, path: Path, stack: contextlib.ExitStack) -> None:
+    def __init__(self, path: Path, stack: contextlib.ExitStack, workers: int = 1) -> None:
         self.path = path
-        self.device = Mirror()
+        self.device = Mirror(workers)
         stack.callback(self.device.close)
         self._server: Server | None = None
         stack.callback(self.leave)
@@ -152,6 +152,38 @@ def test_requests_that_were_under_way_are_answered_by_the_next_back_end(home: Ho
         for number in range(20):
             ring.mirror(b"after %d" % number)
         holding.chains.clear()  # they keep their memory
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_requests_of_several_workers_are_answered_by_the_next_back_end(tmp_path: Path, layout: int) -> None:
+    with contextlib.ExitStack() as stack:
+        home = Home(tmp_path / "workers.sock", stack, workers=4)
+        home.device.offered_features |= core.F.IN_ORDER
+        holding = Holding(home.device)
+        home.come()
+        with connect(home) as end, live(end, BASIC | layout, [0]) as (ring,):
+            data = {ring.offer(b"%d" % number): b"%d" % number for number in range(7)}
+            holding.wait(7)
+            await_(lambda: len(holding.chains) == 7)
+            home.leave()
+            holding.on = False
+            home.come()
+            heads = finish(ring, list(data))
+            assert sorted(heads) == sorted(data)
+            ring.mirror(b"after")
+            holding.chains.clear()  # they keep their memory
+
+
+def test_what_was_offered_without_a_kick_is_taken_after_a_resume(home: Home) -> None:
+    """A kick that came while nobody listened does not come again."""
+    with connect(home) as end, live(end, BASIC, [0]) as (ring,):
+        ring.mirror(b"before")
+        base = end.stop_queue(0)
+        head = ring.model.add([b"between"], [7])
+        ring.model.publish()
+        ring.start(base)
+        ring.model.enable_interrupts()
+        assert ring.wait() == [head]
 
 
 def test_in_order_rings_go_on_without_in_flight_memory(home: Home) -> None:
