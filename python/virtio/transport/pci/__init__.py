@@ -13,6 +13,7 @@ from virtio.transport.pci.interface import InterruptIndex, MapArea, Notification
 from virtio.transport.pci.layout import Bar, Layout, Place, VendorData
 from virtio.transport.pci.local import FunctionServer, LocalBus
 from virtio.transport.pci.sriov import VirtualFunctions
+from virtio.transport.pci.transitional import TransitionalFunction
 
 __all__ = [
     "Bar",
@@ -27,6 +28,7 @@ __all__ = [
     "Region",
     "RegionIndex",
     "SharedMemory",
+    "TransitionalFunction",
     "VendorData",
     "VirtualFunctions",
     "open_driver_end",

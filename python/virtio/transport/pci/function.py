@@ -8,7 +8,7 @@ and logged.
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from virtio._native import Memory
 from virtio.errors import ConfigurationError, Error, ProtocolError, StateError
@@ -189,7 +189,7 @@ class PciFunction:
             self._registers.attach(self.memory, self)
             self._attached = True
             self._begin()
-            self._registers.set_gate(self._may_run)
+            self._set_gate(self._may_run)
 
     def detach(self) -> None:
         """It is gone: queues stop, and descriptors that it gave are closed. Memory stays mapped."""
@@ -206,7 +206,7 @@ class PciFunction:
             if self._attached:
                 self._registers.reset()
             self._begin()
-            self._registers.set_gate(self._may_run)
+            self._set_gate(self._may_run)
 
     def _begin(self) -> None:
         self._config.reset()
@@ -276,7 +276,7 @@ class PciFunction:
             awake and bool(command & pci_bus.COMMAND.BUS_MASTER) and not self._stopped,
             pin_disabled=not awake or bool(command & pci_bus.COMMAND.INTERRUPT_DISABLE),
         )
-        self._registers.set_gate(self._may_run)
+        self._set_gate(self._may_run)
         self._rewire_all()
 
     def msix_written(self, control: int) -> None:
@@ -290,13 +290,19 @@ class PciFunction:
         """Memory is about to go away: queues pause until :meth:`dma_changed`."""
         with self._lock:
             self._dma_paused = True
-            self._registers.set_gate(False)
+            self._set_gate(False)
 
     def dma_changed(self) -> None:
         """Mappings came or went: queues run again if the rings of all of them are there."""
         with self._lock:
-            self._dma_paused = not all(self._mapped(setup) for setup in self._registers.queues if setup.ready)
-            self._registers.set_gate(self._may_run)
+            self._dma_paused = not all(self._mapped(setup) for setup in self._setups() if setup.ready)
+            self._set_gate(self._may_run)
+
+    def _set_gate(self, open: bool) -> None:  # noqa: A002
+        self._registers.set_gate(open)
+
+    def _setups(self) -> Iterator[QueueSetup]:
+        return iter(self._registers.queues)
 
     def _mapped(self, setup: QueueSetup) -> bool:
         regions = [
