@@ -132,6 +132,9 @@ class CardRing:
     def set_polling(self, mode: object, *, microseconds: int = 0) -> None:
         """A card does not poll."""
 
+    def set_coalescing(self, packets: int, microseconds: int) -> None:
+        """Nothing is put off: a batch has one interrupt as it is."""
+
     def start(self) -> None:
         """Begin, and look what is there already."""
         try:
