@@ -15,7 +15,7 @@ from tests.transport.test_back_ends import programs, read, running
 
 from virtio.errors import TransportError
 from virtio.queue import Chain
-from virtio.spec import core
+from virtio.spec import block, core
 from virtio.transport.interface import Server
 from virtio.transport.unix.listener import open_listener
 from virtio.transport.vhost_user import VhostUserDriverEnd, VhostUserServer, open_driver_end
@@ -216,6 +216,22 @@ def test_requests_that_nobody_knows_of_are_an_error(home: Home) -> None:
         with pytest.raises(TransportError):
             end.reset()
         holding.chains.clear()  # they keep their memory
+
+
+def test_what_the_driver_had_configured_is_configured_again(home: Home) -> None:
+    writeback = 32
+    with connect(home) as end, live(end, BASIC | block.F.CONFIG_WCE | block.F.FLUSH, [0]) as (ring,):
+        end.write_config(writeback, b"\0")
+        home.leave()
+        home.device.config.writeback = 1
+        home.come()
+        ring.mirror(b"after")
+        assert home.device.config.writeback == 0
+        end.reset()
+        home.leave()
+        home.device.config.writeback = 1
+        home.come()
+        assert end.read_config(writeback, 1) == b"\1"  # of a driver that was reset, nothing is left
 
 
 def test_a_back_end_with_less_features_is_an_error(home: Home) -> None:

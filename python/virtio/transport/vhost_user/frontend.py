@@ -108,6 +108,8 @@ class FrontEnd:
         self.broken = False
         self.rings: dict[int, Ring] = {}
         self._shared: list[SharedRegion] = []
+        self.written: dict[int, bytes] = {}
+        """What the driver has written to configuration space since the reset, by offset."""
         self.logging = False
         self.inflight: tuple[Inflight, int] | None = None
         """The in-flight memory, and its descriptor, which whoever forgets it closes."""
@@ -235,6 +237,7 @@ class FrontEnd:
             if left:
                 raise ViolationError(f"the status is {left:#x} after a reset")
         self.accepted = None
+        self.written.clear()
         self.logging = False
         self._status = 0
         self._failed_features = False
@@ -263,6 +266,7 @@ class FrontEnd:
         self._config_end(offset, len(data))
         yield Ask("SET_CONFIG", ConfigAccess(offset, len(data), 0, data))
         yield from self._settle()
+        self.written[offset] = data
 
     def _config_end(self, offset: int, size: int) -> int:
         if not self.has(_P.CONFIG):
@@ -341,6 +345,14 @@ class FrontEnd:
             raise UnrecoverableError("the back end came back and refuses the features that it had")
         if lost.rings:
             yield from self.share(regions)
+        # Before the rings: a disk that was told to write through must not answer a request otherwise.
+        for offset, data in lost.written.items():
+            try:
+                yield from self.write_config(offset, data)
+            except RefusedError as error:
+                raise UnrecoverableError(
+                    f"the back end came back with another configuration: {error}"
+                ) from error
         self.inflight = lost.inflight
         for index, ring in lost.rings.items():
             self.rings[index] = replace(ring, base=bases[index], enabled=False)
