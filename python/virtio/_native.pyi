@@ -1127,6 +1127,8 @@ def measure_pair(
     outstanding: int,
     processors: tuple[int, int],
     size: int = 256,
+    descriptors: int = 1,
+    indirect: bool = False,
     features: int = 0,
     wait: Literal["poll", "check", "notify"] = "poll",
     precedence: bool = False,

@@ -12,7 +12,7 @@ use virtqueue::bench::probe;
     clippy::too_many_arguments,
     reason = "what there is to vary, by name in Python"
 )]
-#[pyo3(signature = (*, requests, batch, outstanding, processors, size=256, features=0, wait="poll", precedence=false))]
+#[pyo3(signature = (*, requests, batch, outstanding, processors, size=256, descriptors=1, indirect=false, features=0, wait="poll", precedence=false))]
 pub(crate) fn measure_pair(
     py: Python<'_>,
     requests: u64,
@@ -20,6 +20,8 @@ pub(crate) fn measure_pair(
     outstanding: usize,
     processors: (usize, usize),
     size: u32,
+    descriptors: usize,
+    indirect: bool,
     features: u128,
     wait: &str,
     precedence: bool,
@@ -38,6 +40,8 @@ pub(crate) fn measure_pair(
         batch,
         outstanding,
         size,
+        descriptors,
+        indirect,
         features,
         wait,
         processors,

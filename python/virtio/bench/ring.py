@@ -86,6 +86,10 @@ class Ring:
     """Requests in each run."""
     precedence: bool = False
     """Keep other threads off these processors during a run."""
+    descriptors: int = 1
+    """Buffers of a request."""
+    indirect: bool = False
+    """They are in a table."""
 
     @property
     def processors(self) -> tuple[int, int]:
@@ -95,11 +99,15 @@ class Ring:
     def run(self) -> Run:
         """Run it once."""
         features = LAYOUTS[self.layout] | (core.F.EVENT_IDX if self.wait == "notify" else 0)
+        if self.indirect:
+            features |= core.F.INDIRECT_DESC
         time, before, after, kicks, calls = measure_pair(
             requests=self.requests,
             batch=self.batch,
             outstanding=self.outstanding,
             size=SIZE,
+            descriptors=self.descriptors,
+            indirect=self.indirect,
             features=features,
             wait=self.wait,
             processors=self.processors,

@@ -16,6 +16,7 @@ from rich.progress import Progress
 from virtio.bench import Machine, this_machine
 from virtio.bench.ring import BATCHES, LAYOUTS, OUTSTANDING, Result, Ring, Wait, measure, plan
 from virtio.cli.bench_count import show_card_counts, show_counts
+from virtio.cli.bench_tables import show_tables
 from virtio.cli.tables import console, show
 from virtio.errors import ConfigurationError
 
@@ -61,6 +62,10 @@ def ring(
         bool,
         typer.Option("--count", help="Count cache lines and bus transactions instead of measuring time."),
     ] = False,
+    tables: Annotated[
+        bool,
+        typer.Option("--tables", help="Requests of 1 to 16 buffers, in the ring and in indirect tables."),
+    ] = False,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="With --count: draw the counts, as .svg or .png.")
     ] = None,
@@ -70,6 +75,16 @@ def ring(
         raise ConfigurationError("--card is for --count, and is not drawn")
     if card:
         show_card_counts(layout or tuple(LAYOUTS), batch, as_json=as_json, as_csv=as_csv)
+        return
+    if tables:
+        show_tables(
+            layout or ("split", "packed"),
+            scale=scale,
+            runs=runs,
+            precedence=precedence,
+            as_json=as_json,
+            as_csv=as_csv,
+        )
         return
     if plot is not None and not counting:
         raise ConfigurationError("--plot draws what --count counts")

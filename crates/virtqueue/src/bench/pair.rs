@@ -2,7 +2,8 @@
 //!
 //! The work is that of the kernel's `tools/virtio/ringtest`: the driver makes single buffers available
 //! while fewer than the limit are out, and takes back what has been used; the device uses each
-//! without looking at its contents. The buffers are device-readable, as of packets that are sent.
+//! without looking at its contents. The buffers are device-readable, as of packets that are sent. Requests
+//! of several buffers, in the ring or in tables, show when tables pay.
 
 use super::probe::Probe;
 use super::{failed, thread};
@@ -30,6 +31,10 @@ pub struct Pair {
     pub outstanding: usize,
     /// Queue size.
     pub size: u32,
+    /// Buffers of a request.
+    pub descriptors: usize,
+    /// They are in a table.
+    pub indirect: bool,
     /// Negotiated features: they say the layout.
     pub features: u128,
     /// How either end waits for the other.
@@ -66,7 +71,9 @@ pub struct Timing {
 
 /// The driver's end, whatever its layout.
 trait Driver: Send {
-    fn add(&mut self, buffer: &[Buffer]) -> bool;
+    fn add(&mut self, buffers: &[Buffer]) -> bool;
+    /// The same in a table, at `tables` the one of each head.
+    fn add_table(&mut self, tables: u64, buffers: &[Buffer]) -> bool;
     fn publish(&mut self, check: bool) -> bool;
     fn reap(&mut self, max: usize, each: impl FnMut(Used)) -> Result<usize, Fault>;
     fn arm(&mut self) -> bool;
@@ -77,8 +84,13 @@ macro_rules! driver {
     ($layout:ty) => {
         impl Driver for $layout {
             #[inline]
-            fn add(&mut self, buffer: &[Buffer]) -> bool {
-                <$layout>::add(self, buffer, &[]).is_some()
+            fn add(&mut self, buffers: &[Buffer]) -> bool {
+                <$layout>::add(self, buffers, &[]).is_some()
+            }
+            #[inline]
+            fn add_table(&mut self, tables: u64, buffers: &[Buffer]) -> bool {
+                let table = tables + u64::from(self.next_head()) * 16 * buffers.len() as u64;
+                <$layout>::add_indirect(self, table, buffers, &[]).is_some()
             }
             #[inline]
             fn publish(&mut self, check: bool) -> bool {
@@ -104,6 +116,13 @@ macro_rules! driver {
 driver!(SplitDriver);
 driver!(PackedDriver);
 
+/// What the driver asks for, each time.
+struct Request {
+    buffers: Vec<Buffer>,
+    /// Room for a table for each head.
+    tables: u64,
+}
+
 /// What the two threads share beside the ring.
 struct Shared {
     probe: Probe,
@@ -127,11 +146,21 @@ pub fn pair(shape: Pair) -> Result<Timing, Fault> {
     if shape.batch == 0 || shape.outstanding == 0 || shape.outstanding > shape.size as usize {
         return Err(failed("a batch and a limit of 1 to the queue size are needed"));
     }
-    let rig = Loopback::new(shape.size, shape.features, 4096).map_err(failed)?;
+    if shape.descriptors == 0 {
+        return Err(failed("a request has a buffer at least"));
+    }
+    let tables = 16 * shape.descriptors as u64 * u64::from(shape.size);
+    let rig = Loopback::new(shape.size, shape.features, tables + 4096).map_err(failed)?;
     let memory = rig.memory.snapshot();
-    let buffer = Buffer {
-        address: rig.buffers,
-        len: 64,
+    let request = Request {
+        buffers: vec![
+            Buffer {
+                address: rig.buffers + tables,
+                len: 64,
+            };
+            shape.descriptors
+        ],
+        tables: rig.buffers,
     };
     if shape.features & feature::RING_PACKED != 0 {
         let driver = PackedDriver::new(&rig.config, memory.clone())?;
@@ -140,7 +169,7 @@ pub fn pair(shape: Pair) -> Result<Timing, Fault> {
             &memory,
             driver,
             PackedRing::new(&rig.config).map_err(failed)?,
-            buffer,
+            request,
         )
     } else {
         let driver = SplitDriver::new(&rig.config, memory.clone())?;
@@ -149,7 +178,7 @@ pub fn pair(shape: Pair) -> Result<Timing, Fault> {
             &memory,
             driver,
             SplitRing::new(&rig.config).map_err(failed)?,
-            buffer,
+            request,
         )
     }
 }
@@ -159,7 +188,7 @@ fn run(
     memory: &Arc<Snapshot>,
     mut driver: impl Driver,
     mut device: impl DeviceRing,
-    buffer: Buffer,
+    request: Request,
 ) -> Result<Timing, Fault> {
     let shared = Shared {
         probe: Probe::default(),
@@ -180,7 +209,7 @@ fn run(
             thread::settle(shape.processors.0, shape.precedence)?;
             let before = shared.probe.throw(0);
             let start = Instant::now();
-            let kicks = drive(shape, shared, &mut driver, buffer).inspect_err(|_| stop(shared))?;
+            let kicks = drive(shape, shared, &mut driver, &request).inspect_err(|_| stop(shared))?;
             let nanoseconds = start.elapsed().as_nanos() as f64;
             let after = shared.probe.throw(1);
             Ok::<_, Fault>((nanoseconds, (before, after), kicks))
@@ -218,8 +247,7 @@ fn sleep(event: &EventFd) {
 }
 
 /// The driver's thread; returns the kicks that it sent.
-fn drive(shape: Pair, shared: &Shared, driver: &mut impl Driver, buffer: Buffer) -> Result<u64, Fault> {
-    let buffers = [buffer];
+fn drive(shape: Pair, shared: &Shared, driver: &mut impl Driver, request: &Request) -> Result<u64, Fault> {
     let check = shape.wait != Wait::Poll;
     let (mut started, mut done, mut kicks, mut idle) = (0, 0, 0, 0u32);
     let relax = Relax::new();
@@ -228,7 +256,13 @@ fn drive(shape: Pair, shared: &Shared, driver: &mut impl Driver, buffer: Buffer)
         let room = shape.outstanding - (started - done) as usize;
         let now = (shape.requests - started).min(room.min(shape.batch) as u64);
         for _ in 0..now {
-            if !driver.add(&buffers) {
+            let added = match request.buffers.as_slice() {
+                buffers if shape.indirect => driver.add_table(request.tables, buffers),
+                // Its length is known here: a request of one costs no loop.
+                [buffer] => driver.add(&[*buffer]),
+                buffers => driver.add(buffers),
+            };
+            if !added {
                 return Err(failed("the ring is full"));
             }
         }
