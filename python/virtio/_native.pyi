@@ -582,10 +582,11 @@ class Counters:
 class IndirectPolicy:
     """When a driver puts a chain into an indirect table instead of the ring's own descriptors."""
 
-    def __new__(cls, descriptors: int = 3, *, spare: int = 2) -> Self:
+    def __new__(cls, descriptors: int = 16, *, spare: int = 4) -> Self:
         """Use tables for chains of at least ``descriptors``, and for what would not fit otherwise.
 
-        Once less than ``1 / spare`` of the ring is free, for all of at least two; 0: not for that.
+        Once less than ``1 / spare`` of the ring is free, for all of at least two; 0: not for that. The
+        default is what ``virtio bench ring --tables`` speaks for.
         """
     @staticmethod
     def always() -> IndirectPolicy:

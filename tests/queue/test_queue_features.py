@@ -91,12 +91,12 @@ def test_reset_returns_at_once_what_handlers_hold() -> None:
 
 def test_when_tables_pay() -> None:
     policy = IndirectPolicy()
-    assert [policy.pays(n, 8, 8) for n in (1, 2, 3, 8, 9)] == [False, False, True, True, False]
-    assert policy.pays(2, 3, 8)
+    assert [policy.pays(n, 32, 32) for n in (1, 15, 16, 32, 33)] == [False, False, True, True, False]
+    assert policy.pays(2, 7, 32)
     assert IndirectPolicy.always().pays(1, 8, 8)
     assert not IndirectPolicy.never().pays(8, 1, 8)
     assert IndirectPolicy(5, spare=0) == IndirectPolicy(5, spare=0) != policy
-    assert repr(policy) == "IndirectPolicy(3, spare=2)"
+    assert repr(policy) == "IndirectPolicy(16, spare=4)"
 
 
 def test_several_workers() -> None:

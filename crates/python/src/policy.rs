@@ -11,7 +11,7 @@ pub(crate) struct IndirectPolicy(pub(crate) ring::IndirectPolicy);
 #[pymethods]
 impl IndirectPolicy {
     #[new]
-    #[pyo3(signature = (descriptors=3, *, spare=2))]
+    #[pyo3(signature = (descriptors=16, *, spare=4))]
     fn new(descriptors: u32, spare: u32) -> Self {
         Self(ring::IndirectPolicy::From { descriptors, spare })
     }

@@ -11,7 +11,7 @@ from virtio.errors import ConfigurationError
 from virtio.spec import core
 
 PAGE = 4096
-TABLE_POLICY = IndirectPolicy(8, spare=4)
+TABLE_POLICY = IndirectPolicy()
 """Requests of few descriptors stay in the ring, where the device finds them sooner, until it fills up."""
 
 

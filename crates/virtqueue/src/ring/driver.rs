@@ -2,6 +2,7 @@
 
 use super::packed_driver::PackedDriver;
 use super::split_driver::SplitDriver;
+use super::split_layout::{DESCRIPTOR_SIZE, Descriptor};
 use super::{Config, IndirectPolicy, Notification, feature};
 use crate::fault::{Fault, Rule};
 use crate::memory::{Snapshot, Space};
@@ -160,6 +161,30 @@ pub(super) fn clear(memory: &Snapshot, space: Space, parts: &[(u64, u64)]) -> Re
         memory.write(space, *address, &vec![0; *length as usize])?;
     }
     Ok(())
+}
+
+/// Writes an indirect table of `count` entries at guest address `table`; `None` if there is no such memory.
+pub(super) fn write_table(
+    memory: &Snapshot,
+    table: u64,
+    count: usize,
+    entries: impl Iterator<Item = Descriptor>,
+) -> Option<()> {
+    let size = count as u64 * u64::from(DESCRIPTOR_SIZE);
+    let place = memory.contiguous(Space::Guest, table, size, true).ok();
+    let place = place.filter(|place| place.host as usize % 8 == 0 && memory.dirty_log().is_none());
+    for (position, entry) in entries.take(count).enumerate() {
+        let offset = position as u64 * u64::from(DESCRIPTOR_SIZE);
+        match place {
+            // SAFETY: within what was resolved in `memory`, which is held, for writing; aligned to 8.
+            Some(place) => unsafe { entry.write(place.host.add(offset as usize)) },
+            // In two regions, or on an odd address.
+            None => memory
+                .write(Space::Guest, table.checked_add(offset)?, &entry.to_bytes())
+                .ok()?,
+        }
+    }
+    Some(())
 }
 
 /// Bytes of all buffers.

@@ -1,13 +1,13 @@
 //! The driver's end of a packed virtqueue (VIRTIO 1.4, 2.8.21 and 2.8.22).
 
 use super::barriers::Barriers;
-use super::driver::{Buffer, Used, checked, clear, room};
+use super::driver::{Buffer, Used, checked, clear, room, write_table};
 use super::packed_layout::{self as layout, Head, Parts, Position};
 use super::split_layout::{DESCRIPTOR_SIZE, Descriptor, INDIRECT, NEXT, WRITE};
 use super::wakeup::{self, PackedWords};
 use super::{Config, ConfigError, Notification, PackedRing, feature};
 use crate::fault::{Fault, Rule};
-use crate::memory::{Snapshot, Space};
+use crate::memory::Snapshot;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -198,17 +198,14 @@ impl PackedDriver {
             .iter()
             .map(|b| (b, 0))
             .chain(writable.iter().map(|b| (b, WRITE)));
-        for (position, (buffer, flags)) in buffers.enumerate() {
-            // As in the ring, flags are the last two bytes: what a split descriptor calls `next`.
-            let entry = Descriptor {
-                addr: buffer.address,
-                len: buffer.len,
-                flags: 0,
-                next: flags,
-            };
-            let at = table.checked_add(position as u64 * u64::from(DESCRIPTOR_SIZE))?;
-            self.memory.write(Space::Guest, at, &entry.to_bytes()).ok()?;
-        }
+        // As in the ring, flags are the last two bytes: what a split descriptor calls `next`.
+        let entries = buffers.map(|(buffer, flags)| Descriptor {
+            addr: buffer.address,
+            len: buffer.len,
+            flags: 0,
+            next: flags,
+        });
+        write_table(&self.memory, table, total, entries)?;
         let id = self.take_id(1, room(writable))?;
         let len = total as u32 * DESCRIPTOR_SIZE;
         self.expose(

@@ -1,12 +1,12 @@
 //! The driver's end of a split virtqueue (VIRTIO 1.4, 2.7.13 and 2.7.14).
 
 use super::barriers::Barriers;
-use super::driver::{Buffer, Used, checked, clear, room};
+use super::driver::{Buffer, Used, checked, clear, room, write_table};
 use super::split_layout::{self as layout, Descriptor, Parts};
 use super::wakeup::{self, SplitWords};
 use super::{Config, ConfigError, Notification, SplitRing, feature};
 use crate::fault::{Fault, Rule};
-use crate::memory::{Snapshot, Space};
+use crate::memory::Snapshot;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -173,21 +173,16 @@ impl SplitDriver {
             .iter()
             .map(|b| (b, 0))
             .chain(writable.iter().map(|b| (b, layout::WRITE)));
-        for (position, (buffer, flags)) in buffers.enumerate() {
-            let (flags, next) = if position + 1 < total {
-                (flags | layout::NEXT, position as u16 + 1)
-            } else {
-                (flags, 0)
-            };
-            let entry = Descriptor {
+        let entries = buffers.enumerate().map(|(position, (buffer, flags))| {
+            let more = position + 1 < total;
+            Descriptor {
                 addr: buffer.address,
                 len: buffer.len,
-                flags,
-                next,
-            };
-            let at = table.checked_add(position as u64 * u64::from(layout::DESCRIPTOR_SIZE))?;
-            self.memory.write(Space::Guest, at, &entry.to_bytes()).ok()?;
-        }
+                flags: flags | if more { layout::NEXT } else { 0 },
+                next: if more { position as u16 + 1 } else { 0 },
+            }
+        });
+        write_table(&self.memory, table, total, entries)?;
         let head = self.free_head;
         let next = self.link[usize::from(head)];
         let len = total as u32 * layout::DESCRIPTOR_SIZE;

@@ -73,7 +73,7 @@ impl Descriptor {
     /// # Safety
     /// `host` is valid for writes of 16 bytes and aligned to 8.
     #[inline]
-    unsafe fn write(&self, host: *mut u8) {
+    pub(super) unsafe fn write(&self, host: *mut u8) {
         let value = u128::from_ne_bytes(self.to_bytes());
         let words: *mut u64 = host.cast();
         // SAFETY: as the caller promises. Atomic: the device may read it.

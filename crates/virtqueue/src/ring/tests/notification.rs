@@ -122,7 +122,10 @@ fn tables_where_they_pay() {
             driver.add_by(policy, table, &vec![buffer; count], &[]).unwrap();
             free - driver.free()
         };
-        let policy = IndirectPolicy::default();
+        let policy = IndirectPolicy::From {
+            descriptors: 3,
+            spare: 2,
+        };
         assert_eq!(add(&mut driver, policy, 2), 2);
         assert_eq!(add(&mut driver, policy, 3), 1, "a long one");
         assert_eq!(add(&mut driver, IndirectPolicy::Never, 3), 3);
