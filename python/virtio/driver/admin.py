@@ -64,15 +64,19 @@ class Administration:
         group: int = SELF,
         member: int = 0,
         room: int = ROOM,
+        exact: bool = False,
         timeout: float | None = None,
     ) -> bytes:
         """Send one command and return its result, for which there is room for ``room`` bytes.
+
+        Commands are filled up to a multiple of 64 bits (2.13.2) unless their length matters: ``exact``.
 
         Raises :class:`AdminError` if it failed, ``TimeoutError`` after ``timeout`` seconds (the transport's
         by default); the queue cannot be used any more then.
         """
         packed = HEADER.pack(opcode=opcode, group_type=group, group_member_id=member) + data
-        packed += bytes(-len(packed) % 8)
+        if not exact:
+            packed += bytes(-len(packed) % 8)
         with self._lock:
             if self._device is None:
                 raise TransportError("the driver is closed")
@@ -207,7 +211,8 @@ class AdminGroup:
     def legacy_write(self, offset: int, data: bytes, *, member: int, device: bool = False) -> None:
         """Write a legacy register, or with ``device`` legacy configuration."""
         opcode = OPCODE.LEGACY_DEV_CFG_WRITE if device else OPCODE.LEGACY_COMMON_CFG_WRITE
-        self.execute(opcode, admin.LEGACY_COMMON_WR.pack(offset=offset, data=data), member=member)
+        packed = admin.LEGACY_COMMON_WR.pack(offset=offset, data=data)
+        self._administration.execute(opcode, packed, group=self.number, member=member, exact=True)
 
 
 def _object(kind: int, number: int) -> bytes:

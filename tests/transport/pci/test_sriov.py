@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import virtio
 from virtio.driver.admin import SELF, SR_IOV, AdminError, AdminGroup
 from virtio.driver.block import BlockDriver
 from virtio.memory.shared import SharedMemory
-from virtio.spec import admin, core, pci_bus
+from virtio.queue.model.ring import SplitLayout
+from virtio.queue.model.split import SplitDriver
+from virtio.spec import admin, block, core, pci, pci_bus
 from virtio.spec.admin_data import Part
 from virtio.transport.pci import (
     InterruptIndex,
@@ -28,16 +31,19 @@ STATUS, Q, OP = admin.STATUS, admin.QUALIFIER, admin.OPCODE
 PARTS, GET, SET = admin.RESOURCE_OBJ.DEV_PARTS, admin.PARTS_OBJ_TYPE.GET, admin.PARTS_OBJ_TYPE.SET
 GETTER, SETTER = b"\0" * 8, b"\1" + b"\0" * 7
 COUNT = 4
+LEGACY = pci.LEGACY_CFG
 
 
 class Card:
     """A card with a disk of its own and four virtual functions with one each."""
 
-    def __init__(self, stack: contextlib.ExitStack, image: str | None = None) -> None:
+    def __init__(
+        self, stack: contextlib.ExitStack, image: str | None = None, *, legacy: bool = False
+    ) -> None:
         self.disks = [
             virtio.BlockDevice(image, size=1 << 20, name=f"vf{number}") for number in range(1, COUNT + 1)
         ]
-        self.virtual = VirtualFunctions(self.disks)
+        self.virtual = VirtualFunctions(self.disks, legacy=legacy)
         self.owner = virtio.BlockDevice(size=1 << 20, name="pf", administration=self.virtual.administrator())
         self.function = PciFunction(self.owner, virtual_functions=self.virtual)
         stack.enter_context(start(self.function, "pf"))
@@ -307,3 +313,72 @@ def test_a_reset_of_the_owner_frees_its_members(card: Card) -> None:
     card.driver.close()
     disk.write(0, bytes(512))
     assert card.virtual.capability.taken == b"\0\0"
+
+
+# --- the legacy interface of a member (2.12.1.1)
+
+
+def test_a_legacy_driver_reaches_a_member_by_commands() -> None:
+    with contextlib.ExitStack() as stack:
+        card = Card(stack, legacy=True)
+        group = card.group()
+        function, device = card.virtual.functions[0], card.disks[0]
+        shared = SharedMemory(1 << 20)
+        stack.callback(shared.close)
+        for region in shared.regions:
+            function.memory.add(region.guest_address, region.size, region.fd)
+        function.attach()
+        stack.callback(function.detach)
+        function.write(RegionIndex.CONFIG, 4, b"\x06\0")
+        piece = shared.allocate(1 << 16, 4096)
+        features = group.legacy_read(LEGACY.offset("device_features"), 4, member=1)
+        assert int.from_bytes(features, "little") & core.F.ANY_LAYOUT
+        assert group.legacy_read(0, 8, member=1, device=True) == (2048).to_bytes(8, "little")
+        group.legacy_write(LEGACY.offset("device_status"), b"\x03", member=1)
+        group.legacy_write(LEGACY.offset("driver_features"), bytes(4), member=1)
+        group.legacy_write(LEGACY.offset("queue_select"), bytes(2), member=1)
+        size = int.from_bytes(group.legacy_read(LEGACY.offset("queue_size"), 2, member=1), "little")
+        page = piece.address // 4096
+        group.legacy_write(LEGACY.offset("queue_address"), page.to_bytes(4, "little"), member=1)
+        group.legacy_write(LEGACY.offset("device_status"), b"\x07", member=1)
+        assert device.queues[0].running
+        start, used = piece.address, piece.address + -(-(18 * size + 6) // 4096) * 4096
+        layout = SplitLayout(size, start, start + 16 * size, used)
+        ring = SplitDriver(
+            piece.view, start, size, 0, layout=layout, start=start, end=piece.address + piece.size
+        )
+        header = block.HEADER.pack(type=block.T.IN, sector=0)
+        head = ring.add([header], [512, 1])
+        ring.publish()
+        group.legacy_write(LEGACY.offset("queue_notify"), bytes(2), member=1)
+        deadline = time.monotonic() + 10
+        while not (found := ring.poll_used()):
+            assert time.monotonic() < deadline
+        assert found[0].head == head
+        assert ring.data(head)[512] == block.S.OK
+        ring.close()
+        piece.free()
+        piece.view.release()
+
+
+NO_FIELDS = [(0, 2, 0), (1, 4, 0), (20, 2, 0), (24, 1, 0), (0, 0, 0), (6, 4, 1), (255, 1, 1), (0, 16, 1)]
+
+
+@pytest.mark.parametrize(("offset", "size", "device"), NO_FIELDS)
+def test_what_is_no_field_of_a_legacy_driver_fails(offset: int, size: int, device: int) -> None:
+    with contextlib.ExitStack() as stack:
+        card = Card(stack, legacy=True)
+        group = card.group()
+        with pytest.raises(AdminError) as caught:
+            group.legacy_read(offset, size, member=1, device=bool(device))
+        assert caught.value.qualifier == Q.INVALID_FIELD
+        with pytest.raises(AdminError) as caught:
+            group.legacy_write(offset, bytes(size), member=1, device=bool(device))
+        assert caught.value.qualifier == Q.INVALID_FIELD
+    del card, group, caught
+    gc.collect()
+
+
+def test_without_being_asked_for_there_is_no_legacy_interface(card: Card) -> None:
+    group = card.group()
+    assert OP.LEGACY_COMMON_CFG_READ not in group.commands

@@ -11,6 +11,7 @@ the group are numbered from 1.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -34,6 +35,7 @@ from virtio.transport.pci.function import PciFunction
 from virtio.transport.pci.layout import Layout
 from virtio.transport.pci.state import FunctionState
 from virtio.transport.pci.state import unpack as unpack_state
+from virtio.transport.pci.transitional import LegacyFunction
 
 MOST = 256
 OBJECTS = 8
@@ -64,19 +66,27 @@ class VirtualFunctions(Group):
     """The group of an owner's virtual functions."""
 
     def __init__(
-        self, devices: Sequence[DeviceEnd], *, layout: Layout | None = None, enabled: bool = True
+        self,
+        devices: Sequence[DeviceEnd],
+        *,
+        layout: Layout | None = None,
+        enabled: bool = True,
+        legacy: bool = False,
     ) -> None:
         """Make a function of each device.
 
         ``enabled``: whether they are there from the beginning, as behind a hypervisor that hides the SR-IOV
         capability from its guests; else only when the driver of the physical function enables them.
+        ``legacy``: let the owner's driver use the legacy interface of the members (2.12.1.1); that is there
+        for block, console and entropy devices.
         """
         super().__init__(admin.GROUP.SR_IOV)
         if not 1 <= len(devices) <= MOST:
             raise ConfigurationError(f"{len(devices)} virtual functions; there can be 1 to {MOST}")
         self.layout = layout or Layout(intx=False)  # virtual functions have no interrupt pin
         self.enabled = enabled
-        self._members = [_Member(PciFunction(device, layout=self.layout)) for device in devices]
+        make = LegacyFunction if legacy else PciFunction
+        self._members = [_Member(make(device, layout=self.layout)) for device in devices]
         self._config: ConfigSpace | None = None
         self._offset = 0
         self.capability = Capability(
@@ -91,6 +101,13 @@ class VirtualFunctions(Group):
         self.add(op.DEV_PARTS_GET, self._get_parts)
         self.add(op.DEV_PARTS_SET, self._set_parts)
         self.add(op.DEV_MODE_SET, self._set_mode)
+        if legacy:
+            for device, read, write in (
+                (False, op.LEGACY_COMMON_CFG_READ, op.LEGACY_COMMON_CFG_WRITE),
+                (True, op.LEGACY_DEV_CFG_READ, op.LEGACY_DEV_CFG_WRITE),
+            ):
+                self.add(read, functools.partial(self._legacy_read, device))
+                self.add(write, functools.partial(self._legacy_write, device))
 
     @property
     def functions(self) -> list[PciFunction]:
@@ -225,6 +242,28 @@ class VirtualFunctions(Group):
     def _destroy(self, member: int, data: bytes, room: int) -> bytes:
         number = self._object(member, unpack(admin.OBJ_HDR, data))
         del self._member(member).objects[number]
+        return b""
+
+    # --- the legacy interface of members (2.12.1.1)
+
+    def _legacy_function(self, member: int) -> LegacyFunction:
+        function = self._member(member).function
+        assert isinstance(function, LegacyFunction), "else there are no such commands"
+        return function
+
+    def _legacy_read(self, device: bool, member: int, data: bytes, room: int) -> bytes:
+        offset = unpack(admin.LEGACY_COMMON_RD, data).offset
+        try:
+            return self._legacy_function(member).legacy_read(offset, room, device=device)
+        except ProtocolError as error:
+            raise InvalidFieldError(str(error)) from error
+
+    def _legacy_write(self, device: bool, member: int, data: bytes, room: int) -> bytes:
+        request = unpack(admin.LEGACY_COMMON_WR, data)
+        try:
+            self._legacy_function(member).legacy_write(request.offset, request.data, device=device)
+        except ProtocolError as error:
+            raise InvalidFieldError(str(error)) from error
         return b""
 
     # --- device parts (2.12.1.4.3)

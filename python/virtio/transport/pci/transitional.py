@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
 
-from virtio.errors import ConfigurationError, StateError
-from virtio.spec import pci
+from virtio.errors import ConfigurationError, ProtocolError, StateError
+from virtio.spec import device_type, pci
 from virtio.transport.interface import DeviceEnd
 from virtio.transport.legacy import LegacyRegisters
 from virtio.transport.pci.capabilities import Structure
@@ -62,7 +62,7 @@ class LegacyBlock:
         self.queue_vectors = [NO_VECTOR] * len(self._registers.queues)
 
     @property
-    def _header(self) -> int:
+    def header(self) -> int:
         """Where the device's configuration begins."""
         return _WHOLE if self._interrupts.msix_enabled else _VECTORS
 
@@ -72,8 +72,8 @@ class LegacyBlock:
 
     def read(self, offset: int, size: int) -> bytes:
         """Read a field, or configuration with any width."""
-        if offset >= self._header:
-            return self._registers.read_config(offset - self._header, size)
+        if offset >= self.header:
+            return self._registers.read_config(offset - self.header, size)
         name, width = _WIDTHS.get(offset, ("", 0))
         if width != size:
             self._registers.ignore(f"{size} bytes at {offset} of the legacy registers are read", SECTION)
@@ -82,8 +82,8 @@ class LegacyBlock:
 
     def write(self, offset: int, data: bytes) -> None:
         """Write a field, or configuration with any width."""
-        if offset >= self._header:
-            self._registers.write_config(offset - self._header, data)
+        if offset >= self.header:
+            self._registers.write_config(offset - self.header, data)
             return
         name, width = _WIDTHS.get(offset, ("", 0))
         if width != len(data):
@@ -174,23 +174,49 @@ class LegacyBlock:
                 self._registers.device.queues[index].set_call(self._route(self.queue_vectors[index]))
 
 
-class TransitionalFunction(PciFunction):
-    """A function for legacy drivers and for modern ones. Only block, console and entropy devices."""
+class LegacyFunction(PciFunction):
+    """A function with legacy registers that no BAR shows: its owner reaches them by commands (2.12.1.1)."""
 
-    transitional = True
-
-    def __init__(self, device: DeviceEnd, *, layout: Layout = LAYOUT, **options: Any) -> None:
+    def __init__(self, device: DeviceEnd, **options: Any) -> None:
         """Put ``device`` behind registers of both kinds; ``options`` are those of :class:`PciFunction`."""
-        bar = layout.bars.get(0)
-        if layout.revision != 0 or bar is None or not bar.io:
-            raise ConfigurationError("a transitional device has revision 0, and I/O as BAR 0 (4.1.4.10)")
         self._legacy = LegacyRegisters(device)
-        super().__init__(device, layout=layout, **options)
+        super().__init__(device, **options)
 
     def _place_structures(self) -> dict[str, Structure]:
         self._legacy_block = LegacyBlock(self._legacy, self._interrupts, self._interrupts.route)
-        self._space.place("legacy", Place(0, 0), self._legacy_block)
         return super()._place_structures()
+
+    def legacy_read(self, offset: int, size: int, *, device: bool) -> bytes:
+        """Read a legacy register, or with ``device`` a field of the configuration behind them.
+
+        Raises :exc:`~virtio.ProtocolError` for what is not one field (2.12.1.1.6).
+        """
+        with self._lock:
+            return self._legacy_block.read(self._one_field(offset, size, device), size)
+
+    def legacy_write(self, offset: int, data: bytes, *, device: bool) -> None:
+        """Write one."""
+        with self._lock:
+            place = self._one_field(offset, len(data), device)
+            if self._attached:
+                self._legacy_block.write(place, data)
+
+    def _one_field(self, offset: int, size: int, device: bool) -> int:
+        block = self._legacy_block
+        if not device:
+            if offset < block.header and _WIDTHS.get(offset, ("", 0))[1] == size:
+                return offset
+            raise ProtocolError(
+                f"{size} bytes at {offset} are no field of the legacy registers", "2.12.1.1.6"
+            )
+        layout = device_type(self.device.device_id).config
+        start = 0
+        for field in layout.fields if layout is not None else ():
+            end = start + (field.type.size or 0)
+            if start <= offset < end and 0 < size <= end - offset:
+                return block.header + offset
+            start = end
+        raise ProtocolError(f"{size} bytes at {offset} are no field of the configuration", "2.12.1.1.6")
 
     @property
     def legacy(self) -> bool:
@@ -229,3 +255,21 @@ class TransitionalFunction(PciFunction):
         if self.legacy:
             raise StateError("what a legacy driver has set up cannot be moved")
         return super().save()
+
+
+class TransitionalFunction(LegacyFunction):
+    """A function for legacy drivers and for modern ones. Only block, console and entropy devices."""
+
+    transitional = True
+
+    def __init__(self, device: DeviceEnd, *, layout: Layout = LAYOUT, **options: Any) -> None:
+        """Put ``device`` behind registers of both kinds; ``options`` are those of :class:`PciFunction`."""
+        bar = layout.bars.get(0)
+        if layout.revision != 0 or bar is None or not bar.io:
+            raise ConfigurationError("a transitional device has revision 0, and I/O as BAR 0 (4.1.4.10)")
+        super().__init__(device, layout=layout, **options)
+
+    def _place_structures(self) -> dict[str, Structure]:
+        found = super()._place_structures()
+        self._space.place("legacy", Place(0, 0), self._legacy_block)
+        return found
