@@ -60,9 +60,11 @@ def test_a_failure_shows_devices_and_logs(suite: pytest.Pytester) -> None:
     result = run(
         suite,
         """
+        import sys
+
         def test_wrong(disk, virtio_serve_command):
-            virtio_serve_command("sh", "-c", "echo something to know; exec virtio serve entropy --socket $0",
-                                 "{socket}")
+            script = "echo something to know; exec $1 -m virtio serve entropy --socket $0"
+            virtio_serve_command("sh", "-c", script, "{socket}", sys.executable)
             assert disk.read(0, 1) == b"x"
         """,
     )
