@@ -62,7 +62,7 @@ class EchoDriver(Driver):
     changes = 0
 
     def set_up(self) -> None:
-        self.queue = self.add_queue(0, tables=16)
+        self.queue = self.add_queue(0, tables=32)
         self.buffer = self.allocate(8192)
 
     def config_changed(self) -> None:
@@ -117,7 +117,7 @@ def echoed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("echoed")
 def test_buffers_go_there_and_back(drive: Drive, layout: str) -> None:
     driver = drive(Echo(), mask=layout)
-    for size, pieces in ((1, 1), (4000, 1), (4000, 10), (100, 2)):
+    for size, pieces in ((1, 1), (4000, 1), (4000, 20), (100, 2)):
         data = bytes(range(256)) * 16
         token = driver.begin(data[:size], pieces)
         assert driver.end_of(token) == data[:size][::-1]
