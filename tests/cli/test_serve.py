@@ -292,3 +292,16 @@ def test_two_devices_at_once(tmp_path: Path) -> None:
             assert a.features & core.F.VERSION_1
         end(one)
         end(two)
+
+
+def test_a_network_card(tmp_path: Path) -> None:
+    """Its frames come back."""
+    path = tmp_path / "net.sock"
+    with serve("net", "loop", "--mac", "02:00:00:00:00:05", "--socket", path) as (process, line):
+        assert line == f"ready: net loop on {path}"
+        with Machine(path, queues=2) as machine:
+            frame = bytes(range(60))
+            head = machine.add(0, writable=[2000])
+            machine.ask(1, [bytes(12), frame])
+            assert machine.used(0, head)[12:] == frame
+            end(process)

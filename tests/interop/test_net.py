@@ -1,14 +1,18 @@
 """Real guests joined by our switch: Linux as the driver of our network device."""
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import pytest
+from tests.interop import newer
+from tests.interop.newer import newer_peers as newer_peers
 
 import virtio
 from virtio.spec.core import F as CORE
 from virtio.spec.net import F
 from virtio.vm import Guest, Monitor, boot
+from virtio.vm.attachment import Transport
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(120)]
 
@@ -52,9 +56,16 @@ def healthy(device: virtio.NetworkDevice) -> None:
             assert queue.counters.handler_errors == 0
 
 
-@pytest.mark.parametrize("layout", ["split", "packed"])
 @pytest.mark.parametrize(
-    "masks", [("", ""), ("", NOTHING), (NOTHING, NOTHING)], ids=["offloads", "mixed", "plain"]
+    ("masks", "layout"),
+    [
+        pytest.param(("", ""), "packed", id="offloads-packed"),
+        pytest.param(("", NOTHING), "split", id="mixed-split"),
+        pytest.param(("", ""), "split", id="offloads-split", marks=pytest.mark.slow),
+        pytest.param(("", NOTHING), "packed", id="mixed-packed", marks=pytest.mark.slow),
+        pytest.param((NOTHING, NOTHING), "split", id="plain-split", marks=pytest.mark.slow),
+        pytest.param((NOTHING, NOTHING), "packed", id="plain-packed", marks=pytest.mark.slow),
+    ],
 )
 def test_two_guests_talk_over_a_switch(masks: tuple[str, str], layout: str) -> None:
     switch = virtio.Switch()
@@ -78,3 +89,139 @@ def test_two_guests_talk_over_a_switch(masks: tuple[str, str], layout: str) -> N
     for device in devices:
         healthy(device)
         device.close()
+
+
+def test_jumbo_frames_and_the_mtu() -> None:
+    """Frames of 9000 bytes in mergeable buffers; a guest keeps to the MTU that it is told."""
+    switch = virtio.Switch()
+    mask = "GUEST_TSO4,GUEST_TSO6,GUEST_UFO,HOST_TSO4,HOST_TSO6,HOST_UFO,HOST_USO,GUEST_USO4,GUEST_USO6"
+    devices = [virtio.NetworkDevice(switch.port(), mtu=9000, mask=mask) for _ in range(2)]
+    with guests(devices, ["uml", "uml"]) as (one, two):
+        assert one.check("cat /sys/class/net/eth0/mtu") == "9000\n"
+        two.check("ip link set eth0 mtu 9000")
+        before = devices[0].statistics()["tx_bytes"]
+        assert "0% packet loss" in one.check("ping -c 3 -i 0.1 -s 8900 10.0.0.2")
+        assert devices[0].statistics()["tx_bytes"] - before > 3 * 8900
+        transfer(one, two, "10.0.0.2", 8)
+        transfer(two, one, "10.0.0.1", 8)
+        assert one.run("ip link set eth0 mtu 9001").status != 0
+    for device in devices:
+        healthy(device)
+        device.close()
+
+
+@pytest.mark.usefixtures("newer_peers")
+@pytest.mark.parametrize(
+    ("transport", "layout"),
+    [
+        ("vhost-user", "packed"),
+        pytest.param("vhost-user", "split", marks=pytest.mark.slow),
+        pytest.param("vfio-user", "packed", marks=pytest.mark.slow),
+        pytest.param("vfio-user", "split", marks=pytest.mark.slow),
+    ],
+)
+def test_user_mode_linux_and_qemu_talk(transport: Transport, layout: str) -> None:
+    """By vhost-user the card is QEMU's, and only its frames ours; by vfio-user all of it is."""
+    switch = virtio.Switch()
+    mask = "" if layout == "packed" else "RING_PACKED"
+    devices = [virtio.NetworkDevice(switch.port(), mask=mask) for _ in range(2)]
+    with (
+        guests(devices[:1], ["uml"]) as (one,),
+        boot(devices[1:], transport=transport, monitor="qemu", kernel=newer.kernel(), timeout=100) as two,
+    ):
+        two.check("ip link set eth0 up && ip addr add 10.0.0.2/24 dev eth0")
+        assert bool(devices[1].negotiated_features & CORE.RING_PACKED) == (layout == "packed")
+        assert bool(devices[1].negotiated_features & F.CTRL_VQ) == (transport == "vfio-user")
+        assert "0% packet loss" in one.check("ping -c 3 -i 0.1 10.0.0.2")
+        transfer(one, two, "10.0.0.2", 8)
+        transfer(two, one, "10.0.0.1", 8)
+    for device in devices:
+        healthy(device)
+        device.close()
+
+
+def test_what_a_guest_sees_and_sets() -> None:
+    """Link, speed, announcements, address and VLAN filters, of one guest that stays up."""
+    switch = virtio.Switch()
+    plug = switch.port()
+    devices = [
+        virtio.NetworkDevice(switch.port(), mac="02:00:00:00:00:01", speed=25000, duplex="full"),
+        virtio.NetworkDevice(plug, mac="02:00:00:00:00:02"),
+    ]
+    card = devices[0]
+
+    def received() -> int:
+        return card.statistics()["rx_packets"]
+
+    with guests(devices, ["uml", "uml"]) as (one, two):
+        assert one.check("cat /sys/class/net/eth0/speed /sys/class/net/eth0/duplex") == "25000\nfull\n"
+        # The link.
+        card.link = False
+        one.check(until("[ $(cat /sys/class/net/eth0/carrier) = 0 ]"))
+        assert one.run("ping -c 1 -W 1 10.0.0.2").status != 0
+        card.link = True
+        one.check(until("[ $(cat /sys/class/net/eth0/carrier) = 1 ]"))
+        assert "0% packet loss" in one.check("ping -c 2 -i 0.1 10.0.0.2")
+        # Announcements: the guest sends ARP of its own accord, then acknowledges.
+        sent = card.statistics()["tx_packets"]
+        assert card.announce()
+        one.check(until("[ $(cat /sys/class/net/eth0/statistics/tx_packets) -gt 0 ]"))
+        assert eventually(lambda: not card.config.status & 2)
+        assert eventually(lambda: card.statistics()["tx_packets"] > sent)
+        # Frames to another address do not come in, until the guest wants all.
+        two.check("arp -s 10.0.0.9 02:00:00:00:00:99 -i eth0")
+        before = received()
+        two.run("ping -c 3 -i 0.1 -W 1 10.0.0.9")
+        assert received() == before
+        one.check("ip link set eth0 promisc on")
+        two.run("ping -c 3 -i 0.1 -W 1 10.0.0.9")
+        assert received() >= before + 3
+        one.check("ip link set eth0 promisc off")
+        # Its own new address counts, in the configuration too.
+        one.check("ip link set eth0 down; ip link set eth0 address 02:00:00:00:00:99; ip link set eth0 up")
+        one.check("ip addr add 10.0.0.9/24 dev eth0")
+        assert bytes(card.config.mac) == bytes.fromhex("020000000099")
+        assert "0% packet loss" in two.check("ping -c 2 -i 0.1 10.0.0.9")
+    for device in devices:
+        healthy(device)
+        device.close()
+
+
+def test_a_bad_wire_delivers_a_stream_intact() -> None:
+    switch = virtio.Switch()
+    plugs = [switch.port(), switch.port()]
+    devices = [virtio.NetworkDevice(plug) for plug in plugs]
+    with guests(devices, ["uml", "uml"]) as (one, two):
+        for plug in plugs:
+            plug.wire(loss=0.05, reordering=0.05, duplication=0.02)
+        transfer(one, two, "10.0.0.2", 1, timeout=90)
+    for device in devices:
+        healthy(device)
+        device.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_much_data_both_ways() -> None:
+    switch = virtio.Switch()
+    devices = [virtio.NetworkDevice(switch.port()) for _ in range(2)]
+    with guests(devices, ["uml", "uml"], timeout=580) as (one, two):
+        for _ in range(4):
+            transfer(one, two, "10.0.0.2", 64, timeout=200)
+            transfer(two, one, "10.0.0.1", 64, timeout=200)
+    for device in devices:
+        healthy(device)
+        device.close()
+
+
+def until(condition: str) -> str:
+    return f"for i in $(seq 100); do {condition} && exit 0; sleep 0.05; done; false"
+
+
+def eventually(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 10
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True

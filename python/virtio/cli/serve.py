@@ -99,7 +99,7 @@ def python(
             )
         return
     if target is None:
-        raise ConfigurationError("say which device: block, entropy, console, or --python MODULE:CLASS")
+        raise ConfigurationError("say which device: block, entropy, console, net, or --python MODULE:CLASS")
     address = _address(socket, fd, systemd, vfio_user)
     from virtio.cli.author import make
     from virtio.cli.live import serve_until_signal
@@ -240,6 +240,47 @@ def console(
         quiet=isinstance(line, StdioLine),
         on_signal={signal.SIGWINCH: device.resize_to_terminal} if follow else None,
     )
+
+
+@app.command()
+def net(
+    network: Annotated[
+        str,
+        typer.Argument(
+            metavar="NETWORK",
+            help="tap:NAME, stream:SOCKET, listen:SOCKET, datagrams:OWN:PEER, interface:NAME, loop or sink.",
+        ),
+    ],
+    socket: Socket = None,
+    fd: Fd = None,
+    systemd: Systemd = False,
+    vfio_user: VfioUser = None,
+    mac: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Made up if not given.")] = None,
+    pairs: Annotated[int, typer.Option(metavar="N", help="Pairs of queues.", min=1)] = 1,
+    mtu: Annotated[int | None, typer.Option(metavar="BYTES", help="Tell the driver the largest MTU.")] = None,
+    speed: Annotated[int | None, typer.Option(metavar="MBIT", help="Tell the driver a speed.")] = None,
+    poll: Annotated[
+        int,
+        typer.Option(
+            metavar="MICROSECONDS", help="Look for frames this long before sleeping, at most.", min=0
+        ),
+    ] = 0,
+    mask: Mask = "",
+) -> None:
+    """Serve a network card. SIGHUP takes its link away, or gives it back."""
+    address = _address(socket, fd, systemd, vfio_user)
+    from virtio.cli.live import serve_until_signal
+    from virtio.device.net import NetworkDevice
+    from virtio.device.net_backends import open_backend
+
+    device = NetworkDevice(
+        open_backend(network), mac=mac, pairs=pairs, mtu=mtu, speed=speed, polling=poll, mask=mask, name="net"
+    )
+
+    def toggle() -> None:
+        device.link = not device.link
+
+    serve_until_signal(device, address, f"net {network}", on_signal={signal.SIGHUP: toggle})
 
 
 def _size(text: str) -> tuple[int, int] | None:

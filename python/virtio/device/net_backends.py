@@ -213,6 +213,32 @@ class PacketSocket:
         """Nothing to do: the device lets go of it."""
 
 
+def open_backend(where: str) -> "NetworkBackend | NetBackend":
+    """Open a back end by its name, as the command line has it.
+
+    ``tap:NAME``, ``stream:SOCKET``, ``listen:SOCKET``, ``datagrams:OWN:PEER``, ``interface:NAME``, ``loop``
+    or ``sink``.
+    """
+    kind, _, rest = where.partition(":")
+    own, _, peer = rest.partition(":")
+    if kind == "tap":
+        return Tap(rest or "tap%d")
+    if kind in ("stream", "listen") and rest:
+        return UnixStream(rest, listen=kind == "listen", timeout=3600 if kind == "listen" else 10)
+    if kind == "datagrams" and own and peer:
+        return UnixDatagrams(own, peer)
+    if kind == "interface" and rest:
+        return PacketSocket(rest)
+    if where == "loop":
+        return NetBackend.loop()
+    if where == "sink":
+        return NetBackend.sink()
+    raise ConfigurationError(
+        f"{where!r} is no network: tap:NAME, stream:SOCKET, listen:SOCKET, datagrams:OWN:PEER, "
+        "interface:NAME, loop or sink"
+    )
+
+
 def _make_way(path: Path) -> None:
     """Remove a socket that an earlier process has left; nothing else."""
     with contextlib.suppress(FileNotFoundError):

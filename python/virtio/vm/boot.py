@@ -11,6 +11,7 @@ from virtio.spec.core import F
 from virtio.transport import open_driver_end, start
 from virtio.vm.attachment import Attachment, Transport
 from virtio.vm.guest import Guest
+from virtio.vm.qemu import NETWORK
 
 
 @contextlib.contextmanager
@@ -31,13 +32,16 @@ def attachment(device: Device, socket: Path, transport: Transport = "vhost-user"
     if transport == "vfio-user":
         return Attachment(device.device_id, socket, queues=len(device.queues), transport=transport)
     # QEMU takes part in the choice of the layout, and would choose split.
-    packed = {"packed": "on"} if device.offered_features & F.RING_PACKED else {}
+    properties = {"packed": "on"} if device.offered_features & F.RING_PACKED else {}
+    if device.device_id == NETWORK:
+        # The card is QEMU's own, and must have the address that the device tells other guests.
+        properties["mac"] = bytes(device.config.mac).hex(":")
     return Attachment(
         device.device_id,
         socket,
         queues=len(device.queues),
         config_size=device.config_size,
-        properties=packed,
+        properties=properties,
     )
 
 

@@ -50,6 +50,16 @@ def _entropy(_text: str) -> Device:
     return EntropyDevice(name="entropy")
 
 
+def _net(text: str) -> Device:
+    from virtio.device.net import NetworkDevice
+    from virtio.device.net_backends import open_backend
+
+    where, settings = _split(
+        text, {"mac": str, "pairs": _number, "mtu": _number, "speed": _number, "mask": str}
+    )
+    return NetworkDevice(open_backend(where), name="net", **settings)
+
+
 KINDS: Mapping[str, Kind] = {
     "block": Kind(
         _block,
@@ -60,6 +70,11 @@ KINDS: Mapping[str, Kind] = {
         _console, "A console, hvc0 in the guest, on a Unix socket, or on a new pty.", "SOCKET|pty"
     ),
     "entropy": Kind(_entropy, "A source of random numbers."),
+    "net": Kind(
+        _net,
+        "A network card on tap:NAME, stream:SOCKET or interface:NAME. Settings: mac=, pairs=, mtu=, speed=.",
+        "NETWORK[,SETTING]",
+    ),
 }
 
 

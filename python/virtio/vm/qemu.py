@@ -16,6 +16,7 @@ from virtio.vm.attachment import QEMU_DEVICES, QEMU_GENERAL_DEVICE, QEMU_QUEUES_
 from virtio.vm.kernel import Kernel, cache_directory
 
 PROGRAM = "qemu-system-x86_64"
+NETWORK = 1
 BASE_MODULES = ("virtio_pci",)
 
 
@@ -119,8 +120,22 @@ def command(
         else:
             again = f",{_reconnection(program)}" if attachment.reconnect else ""
             line += ["-chardev", f"socket,id=device{index},path={_escaped(attachment.socket)}{again}"]
+            if attachment.device_id == NETWORK:
+                line += _network(index, attachment, cpus, placed)
+                continue
             line += ["-device", _device(program, index, attachment, cpus, placed)]
     return line
+
+
+def _network(index: int, attachment: Attachment, cpus: int, placed: dict[str, str | int]) -> list[str]:
+    """A card of QEMU's own, control queue included, whose frames go to the back end."""
+    pairs = max(1, min((attachment.queues - 1) // 2, cpus))
+    properties: dict[str, str | int] = {"netdev": f"net{index}", **placed, **attachment.properties}
+    if pairs > 1:
+        properties |= {"mq": "on", "vectors": 2 * pairs + 2}
+    backend = f"vhost-user,id=net{index},chardev=device{index},queues={pairs}"
+    device = ",".join(["virtio-net-pci", *(f"{key}={value}" for key, value in properties.items())])
+    return ["-netdev", backend, "-device", device]
 
 
 def _function(attachment: Attachment, placed: dict[str, str | int]) -> str:
@@ -159,6 +174,8 @@ def _device(
 
 def can_attach(device_id: int) -> bool:
     """Tell whether the installed QEMU has a vhost-user device for a type of device."""
+    if device_id == NETWORK:
+        return True
     offered = _devices(qemu_program())
     return QEMU_DEVICES.get(device_id) in offered or QEMU_GENERAL_DEVICE in offered
 

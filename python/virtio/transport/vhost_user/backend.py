@@ -28,6 +28,7 @@ from virtio.transport.vhost_user.payloads import (
     VringAddress,
     VringState,
 )
+from virtio.transport.vhost_user.quirks import without_control_queue
 from virtio.transport.vhost_user.translations import Translations
 from virtio.transport.vhost_user.vring import Vring
 
@@ -180,6 +181,7 @@ class BackEnd:
         if unexpected := features & ~self.offered:
             raise self._refusal(message, f"features {unexpected:#x} were accepted, but never offered")
         accepted = features & ~(F_PROTOCOL_FEATURES | F_LOG_ALL)
+        accepted = without_control_queue(self.device.device_id, accepted)
         if any(vring.live for vring in self.vrings):
             if accepted != self._accepted:
                 raise TransportError("features cannot change while rings are live")
@@ -194,7 +196,8 @@ class BackEnd:
                 self._update(vring)
 
     def _negotiate(self, accepted: int, message: Message) -> None:
-        self._reset(enabled=False)
+        # Network front ends enable rings before they send features, and not again.
+        self._reset(enabled=None)
         try:
             self.state.negotiating()
             self.device.set_status(STATUS.ACKNOWLEDGE | STATUS.DRIVER)
@@ -466,7 +469,7 @@ class BackEnd:
     def _broken(self) -> bool:
         return bool(self.device.status & STATUS.DEVICE_NEEDS_RESET)
 
-    def _reset(self, *, enabled: bool) -> None:
+    def _reset(self, *, enabled: bool | None) -> None:
         for vring in self.vrings:
             try:
                 vring.reset(enabled=enabled, timeout=self._timeout)

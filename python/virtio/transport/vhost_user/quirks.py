@@ -6,6 +6,8 @@ Each was seen on the wire. The code that copes with one names it.
 from typing import NamedTuple
 
 from virtio.queue.device import FRESH_PACKED_BASE
+from virtio.spec import net
+from virtio.spec.selection import without
 
 
 class Quirk(NamedTuple):
@@ -71,6 +73,12 @@ ACKNOWLEDGED_TOO_EARLY = Quirk(
     "SET_PROTOCOL_FEATURES, which negotiates REPLY_ACK, asks for an acknowledgement itself",
     "whether to acknowledge is decided after a message was handled",
 )
+KEEPS_THE_CONTROL_QUEUE = Quirk(
+    "keeps the control queue",
+    "QEMU 11.1",
+    "the card is QEMU's own with its control queue: SET_FEATURES has features that need one, but not CTRL_VQ",
+    "those features are left out",
+)
 
 QUIRKS = (
     MEMORY_TABLE_WITH_ROOM,
@@ -82,6 +90,7 @@ QUIRKS = (
     RESETS_BEFORE_ASKING,
     ACKNOWLEDGES_UNUSED_FEATURES,
     ACKNOWLEDGED_TOO_EARLY,
+    KEEPS_THE_CONTROL_QUEUE,
 )
 
 DESCRIPTOR_USED = 1 << 15
@@ -98,3 +107,10 @@ def packed_base(base: int, first_flags: int) -> int:
     if base and base <= 0xFFFF:
         return base << 16 | base
     return base
+
+
+def without_control_queue(device_id: int, features: int) -> int:
+    """Return the features that a front end means which keeps the control queue to itself."""
+    if device_id != net.DEVICE.id or features & net.F.CTRL_VQ:
+        return features
+    return without(net.DEVICE, features, 0)

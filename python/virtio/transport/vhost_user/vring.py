@@ -168,15 +168,18 @@ class Vring:
             self.queue.set_kicks(True)
         return self._base
 
-    def reset(self, *, enabled: bool, timeout: float) -> None:
+    def reset(self, *, enabled: bool | None, timeout: float) -> None:
         """Go back to the start, but for the base, which may be asked for yet (quirk RESETS_BEFORE_ASKING).
+
+        ``enabled`` None leaves the ring enabled or not, as it was.
 
         The call and error descriptors stay too: front ends send them once.
         """
         try:
             self.stop(timeout)
         finally:
-            self.enabled = enabled
+            if enabled is not None:
+                self.enabled = enabled
             self.failed = False
 
     def _not_live(self, what: str) -> None:
