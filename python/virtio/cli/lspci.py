@@ -1,5 +1,6 @@
 """``virtio lspci``: a PCI function in the words of ``lspci -vv``."""
 
+import sys
 from typing import Annotated
 
 import typer
@@ -16,17 +17,18 @@ def lspci(
     dump: Annotated[bool, typer.Option("-x", "--dump", help="Print what lspci -F reads.")] = False,
 ) -> None:
     """Show the configuration space of a virtio PCI function. Nothing else may be driving it."""
-    from virtio.transport import open_driver_end
-    from virtio.transport.pci import PciDriverEnd
+    from virtio.transport.address import opener, parse
     from virtio.transport.pci import lspci as words
 
-    end = open_driver_end(address)
+    scheme, rest = parse(address)
+    open_bus = getattr(sys.modules[opener(scheme).__module__], "open_bus", None)
+    if open_bus is None:
+        raise ConfigurationError(f"{address} is no PCI function; one is at vfio-user:PATH, say")
+    bus = open_bus(rest)
     try:
-        if not isinstance(end, PciDriverEnd):
-            raise ConfigurationError(f"{address} is no PCI function; one is at vfio-user:PATH, say")
         if dump:
-            print(words.dump(words.read(end.bus)), end="")
+            print(words.dump(words.read(bus)), end="")
         else:
-            print(words.text(words.read(end.bus), end.bus.regions, numbers=numbers), end="")
+            print(words.text(words.read(bus), bus.regions, numbers=numbers), end="")
     finally:
-        end.close()
+        bus.close()

@@ -45,10 +45,6 @@ class LegacyRegisters(DeviceRegisters):
         self._status = 0
         self._begun = False
 
-    def forget(self) -> None:
-        """Forget everything that was written; the device is reset by whoever else drives it."""
-        self._forget()
-
     @property
     def offered(self) -> int:
         """What the driver is shown: VIRTIO_F_ANY_LAYOUT is a must (6.3)."""

@@ -85,6 +85,10 @@ class DeviceRegisters:
             count -= len(self.device.admin_queues)
         self.queues = [QueueSetup() for _ in range(count)]
 
+    def forget(self) -> None:
+        """Forget everything that was written: the device was reset by other registers in front of it."""
+        self._forget()
+
     def attach(self, memory: GuestMemory, events: TransportEvents) -> None:
         """A driver's side arrives."""
         self._forget()

@@ -108,6 +108,14 @@ def test_any_bytes_can_be_described(at: int) -> None:
         assert lspci.text(bytes(config)).startswith("00:00.0 ")
 
 
+def test_the_command_over_a_socket(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    device = Mirror()
+    with virtio.start(device, f"vfio-user:{tmp_path}/function.sock"):
+        assert run(["lspci", f"vfio-user:{tmp_path}/function.sock"]) == 0
+        assert "BusMaster-" in capsys.readouterr().out
+    device.close()
+
+
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     device = Mirror()
     with virtio.start(device, "pci:shown"), virtio.start(Mirror(), "mem:none"):

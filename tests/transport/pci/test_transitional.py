@@ -206,6 +206,19 @@ def test_other_types_and_layouts_are_refused() -> None:
     assert LAYOUT.revision == 0
 
 
+def test_a_reset_by_either_interface_is_one_of_both(old: Old) -> None:
+    old.begin().close()
+    assert old.transitional.legacy
+    old["device_status"] = 0
+    assert not old.transitional.legacy
+    assert old.load("queue_address") == 0
+    old.negotiate()
+    old["queue_select"] = 1
+    old.store("device_status", 0)
+    assert old["device_status"] == 0
+    assert old["queue_select"] == 0
+
+
 class TestModernDriver(PciContract):
     """Modern drivers do not notice the legacy registers."""
 

@@ -31,6 +31,7 @@ __all__ = [
     "TransitionalFunction",
     "VendorData",
     "VirtualFunctions",
+    "open_bus",
     "open_driver_end",
     "start",
 ]
@@ -45,6 +46,20 @@ def start(device: DeviceEnd | PciFunction, name: str, **options: Any) -> Functio
     return FunctionServer(function, name)
 
 
+def open_bus(
+    name: str, *, timeout: float = 5.0, memory_size: int = DEFAULT_SIZE, huge_pages: bool = False
+) -> LocalBus:
+    """Reach the function that is known as ``pci:NAME`` in this process, without a driver for it."""
+    server = find("pci", name)
+    assert isinstance(server, FunctionServer)
+    memory = DriverMemory(memory_size, huge_pages=huge_pages)
+    try:
+        return LocalBus(server, memory, timeout)
+    except BaseException:
+        memory.close()
+        raise
+
+
 def open_driver_end(
     name: str,
     *,
@@ -54,14 +69,7 @@ def open_driver_end(
     msix: bool = True,
 ) -> PciDriverEnd:
     """Drive the function that is known as ``pci:NAME`` in this process; without ``msix``, by INTx."""
-    server = find("pci", name)
-    assert isinstance(server, FunctionServer)
-    memory = DriverMemory(memory_size, huge_pages=huge_pages)
-    try:
-        bus = LocalBus(server, memory, timeout)
-    except BaseException:
-        memory.close()
-        raise
+    bus = open_bus(name, timeout=timeout, memory_size=memory_size, huge_pages=huge_pages)
     try:
         return PciDriverEnd(bus, msix=msix)
     except BaseException:

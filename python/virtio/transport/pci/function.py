@@ -90,7 +90,7 @@ class PciFunction:
             notification_value=notification_value,
             route=self._interrupts.route,
             rewire=self._rewire,
-            withdraw=self._interrupts.withdraw,
+            withdraw=self._was_reset,
         )
         self._notify = NotifyArea(
             self._registers,
@@ -297,6 +297,10 @@ class PciFunction:
         with self._lock:
             self._dma_paused = not all(self._mapped(setup) for setup in self._setups() if setup.ready)
             self._set_gate(self._may_run)
+
+    def _was_reset(self) -> None:
+        """The driver has reset the device by the common configuration."""
+        self._interrupts.withdraw()
 
     def _set_gate(self, open: bool) -> None:  # noqa: A002
         self._registers.set_gate(open)

@@ -45,12 +45,13 @@ class LegacyBlock:
     """The registers: a header, which is longer while MSI-X is enabled, and the device's configuration."""
 
     def __init__(
-        self, registers: LegacyRegisters, interrupts: Interrupts, route: Callable[[int], Any]
+        self, registers: LegacyRegisters, interrupts: Interrupts, was_reset: Callable[[], object]
     ) -> None:
-        """Show a device as its legacy driver knows it."""
+        """Show a device as its legacy driver knows it; ``was_reset`` is called when that resets it."""
         self._registers = registers
         self._interrupts = interrupts
-        self._route = route
+        self._route = interrupts.route
+        self._was_reset = was_reset
         self.size = _WHOLE + registers.device.config_size
         self.clear()
 
@@ -132,7 +133,7 @@ class LegacyBlock:
                 registers.set_status(value)
                 if value == 0:
                     self.clear()
-                    self._interrupts.withdraw()
+                    self._was_reset()
             case "config_msix_vector":
                 self.config_vector = self._vector(value)
             case "queue_msix_vector":
@@ -183,7 +184,7 @@ class LegacyFunction(PciFunction):
         super().__init__(device, **options)
 
     def _place_structures(self) -> dict[str, Structure]:
-        self._legacy_block = LegacyBlock(self._legacy, self._interrupts, self._interrupts.route)
+        self._legacy_block = LegacyBlock(self._legacy, self._interrupts, self._was_reset_by_legacy)
         return super()._place_structures()
 
     def legacy_read(self, offset: int, size: int, *, device: bool) -> bytes:
@@ -232,6 +233,16 @@ class LegacyFunction(PciFunction):
         self._legacy.forget()
         self._legacy_block.clear()
         super()._begin()
+
+    def _was_reset(self) -> None:
+        super()._was_reset()
+        self._legacy.forget()
+        self._legacy_block.clear()
+
+    def _was_reset_by_legacy(self) -> None:
+        self._interrupts.withdraw()
+        self._registers.forget()
+        self._common.clear()
 
     def _setups(self) -> Iterator[QueueSetup]:
         return chain(super()._setups(), self._legacy.queues)
