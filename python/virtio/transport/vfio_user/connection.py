@@ -4,6 +4,7 @@ import contextlib
 import logging
 import selectors
 import socket
+import time
 from collections.abc import Callable
 
 from virtio.transport.unix.ancillary import Outbox, receive
@@ -33,6 +34,7 @@ class Connection:
         self._socket.setblocking(False)
         self._outbox = Outbox(client, _MAX_UNSENT)
         self._end: str | None = None
+        self._heard = 0.0  # when the client last said something
         self._selector = selectors.DefaultSelector()
         self._mailbox: Mailbox[Notice] = Mailbox()
         try:
@@ -51,12 +53,14 @@ class Connection:
         if waiting is not None:
             register(waiting, selectors.EVENT_READ, lambda _: self._leave_waiting(waiting))
         while self._end is None:
-            ready = self._selector.select(_SETTLE_SECONDS if self._session.unsettled else None)
-            if not ready:
-                self._do(self._session.settle())
-            for key, events in ready:
+            timeout = None
+            if self._session.unsettled:
+                timeout = max(0.0, self._heard + _SETTLE_SECONDS - time.monotonic())
+            for key, events in self._selector.select(timeout):
                 if self._end is None:
                     key.data(events)
+            if self._session.unsettled and time.monotonic() >= self._heard + _SETTLE_SECONDS:
+                self._do(self._session.settle())
         return self._end
 
     def close(self) -> None:
@@ -89,6 +93,7 @@ class Connection:
             self._finish("it hung up")
             return False
         self._do(self._session.receive(data, fds, lost=lost))
+        self._heard = time.monotonic()
         return True
 
     def _read_mail(self) -> None:

@@ -64,6 +64,7 @@ class Session:
         self._complaints = 0
         self._closed = False
         self._unsettled = False
+        self._shares = False  # a window came with a descriptor: queues depend on what is mapped
         self.dma = DmaTable(function.memory, ours.max_dma_maps)
         self.transfers = Transfers(
             lambda: post(TransferWaits()),
@@ -111,7 +112,7 @@ class Session:
         """Memory is as it is to be: let the queues run that have what they need."""
         if self._unsettled:
             self._unsettled = False
-            if not self.migration.stopped and not self.dma.by_messages:
+            if self._shares and not self.migration.stopped:
                 self._function.dma_changed()
         return self._transfers()
 
@@ -238,6 +239,7 @@ class Session:
     def _map(self, message: Message) -> bytes:
         self.dma.add(DmaMap.unpack(message.payload), message.fds[0] if message.fds else None)
         self._unsettled = True
+        self._shares = self._shares or bool(message.fds)
         if self._log.on:
             self._log.follow_memory()
         return b""
