@@ -54,6 +54,7 @@ class Machine:
 MACHINES = [
     Machine("q35-packed"),
     Machine("pc-split-intx", packed=False, msix=False, hardware=Hardware(board="pc", append="pci=nomsi")),
+    Machine("no-shared-memory", hardware=Hardware(shared_memory=False)),
     Machine("root-port-packed-four-queues", queues=4, cpus=4, hardware=Hardware(root_ports=True)),
 ]
 MORE_MACHINES = [
