@@ -1,6 +1,8 @@
 //! Memory that comes and goes under a running queue.
 
 use super::*;
+use crate::loopback::memory_file;
+use crate::ring::inflight::Area;
 
 #[test]
 fn a_ring_that_is_not_mapped_waits_for_its_memory() {
@@ -99,4 +101,21 @@ fn truncated_memory_breaks_the_queue() {
     let fault = bench.fault();
     assert_eq!(fault.rule, Rule::Address);
     assert!(fault.detail.contains("truncated"), "{fault}");
+}
+
+#[test]
+fn truncated_in_flight_memory_breaks_the_queue() {
+    let mut bench = Bench::new(ALL);
+    let file = memory_file(1 << 14).unwrap();
+    let entries = bench.rig.config.size as u16;
+    let area = Area::new(file.as_fd(), 0, 1 << 14, entries).unwrap();
+    bench.worker.set_inflight(Some(area));
+    bench.start(Echo);
+    bench.send();
+    bench.receive(1);
+    std::fs::File::from(file).set_len(0).unwrap();
+    bench.send();
+    let fault = bench.fault();
+    assert_eq!(fault.rule, Rule::Address);
+    assert!(fault.detail.contains("in-flight"), "{fault}");
 }
