@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import queue
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -263,6 +264,29 @@ def test_a_disk_is_used(packed: bool, msix: bool) -> None:
         driver.flush()
         assert bytes(driver.read(0, 8))[:5] == b"hello"
         assert bool(driver.features & core.F.RING_PACKED) == packed
+
+
+@pytest.mark.parametrize("msix", [True, False], ids=["msix", "intx"])
+def test_random_bytes_are_read(msix: bool) -> None:
+    with (
+        contextlib.closing(virtio.EntropyDevice(os.urandom)) as device,
+        transport.start(device, "noise"),
+        virtio.connect("pci:noise", msix=msix) as driver,
+    ):
+        assert len(driver.read(300)) == 300
+
+
+@pytest.mark.parametrize("msix", [True, False], ids=["msix", "intx"])
+def test_a_console_is_talked_to(msix: bool) -> None:
+    said: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    with (
+        contextlib.closing(virtio.ConsoleDevice(said.put)) as device,
+        transport.start(device, "line"),
+        virtio.connect("pci:line", msix=msix) as driver,
+    ):
+        driver.send(b"hello")
+        driver.drain(timeout=10)
+        assert said.get(timeout=10) == b"hello"
 
 
 def test_a_layout_with_one_place_for_all_notifications() -> None:

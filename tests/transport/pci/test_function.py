@@ -8,8 +8,10 @@ import pytest
 from tests.transport.contract import Mirror
 from tests.transport.pci.rig import BASIC, CONFIG, MASTER, READY, Card, S, card, wait_for_used
 
+from virtio.device.base import Device
 from virtio.errors import ConfigurationError
-from virtio.spec import core, pci, pci_bus
+from virtio.queue import Chain
+from virtio.spec import core, entropy, pci, pci_bus
 from virtio.transport.pci import Bar, Layout, PciFunction, Place, SharedMemory, VendorData
 
 ALL_ONES = 0xFFFF_FFFF
@@ -169,6 +171,23 @@ def test_what_queues_refuse(pci_card: Card) -> None:
     with pci_card.ignores("4.1.4.3"):  # the feature of queue_reset was not negotiated
         pci_card["queue_reset"] = 1
     assert pci_card["queue_enable"] == 1
+
+
+class Odd(Device):
+    spec = entropy
+
+    def on_requests(self, chain: Chain) -> None:
+        del chain
+
+
+def test_a_split_queue_shows_a_power_of_two() -> None:
+    with card(Odd(queue_size=100)) as made:
+        assert made["queue_size"] == 64
+        made.negotiate()
+        assert made["queue_size"] == 64
+        made.queue(0, size=64).close()
+        made.negotiate(BASIC | core.F.RING_PACKED)
+        assert made["queue_size"] == 100
 
 
 def test_read_only_fields_are_not_written(pci_card: Card) -> None:

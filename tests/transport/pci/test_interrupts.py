@@ -228,6 +228,13 @@ def test_masking_while_buffers_are_used_loses_nothing(packed: int) -> None:
         os.close(fd)
 
 
+def test_the_user_is_asked_to_let_go(live: Card) -> None:
+    live.function.request_release()
+    live.listen(InterruptIndex.REQUEST)
+    live.function.request_release()
+    assert live.take() == [(InterruptIndex.REQUEST, 0)]
+
+
 # --- what a bus asks for in vain
 
 

@@ -195,7 +195,14 @@ class CommonConfig:
     # --- queues
 
     def _read_size(self) -> int:
-        return self._of_queue(lambda queue: queue.size) or self._registers.max_queue_size(self.queue_select)
+        return self._of_queue(lambda queue: queue.size) or self._largest()
+
+    def _largest(self) -> int:
+        """What the selected queue can have. For a split ring that is a power of two (4.1.4.3.1)."""
+        most = self._registers.max_queue_size(self.queue_select)
+        if most == 0 or self._registers.negotiated & F.RING_PACKED:
+            return most
+        return 1 << most.bit_length() - 1
 
     def _write_size(self, value: int) -> None:
         packed = self._registers.negotiated & F.RING_PACKED
@@ -217,7 +224,7 @@ class CommonConfig:
             if setup.ready:
                 self._registers.ignore(f"queue {index} is enabled twice", DRIVER_RULES)
                 return
-            setup.size = setup.size or self._registers.max_queue_size(index)
+            setup.size = setup.size or self._largest()
         vector = self.queue_vectors[index] if self._selected else NO_VECTOR
         self._registers.enable(index, DRIVER_RULES, self._route(vector))
 

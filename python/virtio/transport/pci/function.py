@@ -324,22 +324,25 @@ class PciFunction:
 
         Descriptors are duplicated. Raises :exc:`~virtio.ConfigurationError` for vectors that are not there.
         """
-        self._interrupts.set_targets(index, start, targets)
-        if index == InterruptIndex.MSIX:
-            with self._lock:
-                self._rewire_all()
+        with self._lock:
+            self._interrupts.set_targets(index, start, targets)
+            self._rewire_all()
 
     def mask(self, index: int, start: int, count: int) -> None:
         """Hold vectors back."""
-        self._interrupts.mask(index, start, count)
         with self._lock:
+            self._interrupts.mask(index, start, count)
             self._rewire_all()
 
     def unmask(self, index: int, start: int, count: int) -> None:
         """Let vectors through again; what was held back comes now."""
-        self._interrupts.unmask(index, start, count)
         with self._lock:
+            self._interrupts.unmask(index, start, count)
             self._rewire_all()
+
+    def request_release(self) -> None:
+        """Ask whoever has the function to let go of it; VFIO has an interrupt for that."""
+        self._interrupts.signal(InterruptIndex.REQUEST)
 
     def set_kick(self, index: int, fd: int | None) -> None:
         """Take notifications of a queue from an eventfd too, which a client signals instead of writing."""

@@ -199,8 +199,8 @@ class Interrupts:
         """The configuration has changed. The ISR status says so even with MSI-X (4.1.4.5.1)."""
         self._raise(vector, pci.ISR.DEVICE_CONFIGURATION_INTERRUPT)
 
-    def request(self, index: int) -> None:
-        """Signal the one vector of an index: an error, or the wish that the function be let go."""
+    def signal(self, index: int) -> None:
+        """Signal the one vector of a kind that is not the driver's."""
         with self._lock:
             line = self._lines.get((index, 0))
             call = line.signal() if line is not None else None

@@ -10,6 +10,7 @@ from typing import Any
 
 from virtio.errors import ConfigurationError, ProtocolError, StateError
 from virtio.spec import device_type, pci
+from virtio.spec.core import STATUS
 from virtio.transport.interface import DeviceEnd
 from virtio.transport.legacy import LegacyRegisters
 from virtio.transport.pci.capabilities import Structure
@@ -222,7 +223,7 @@ class LegacyFunction(PciFunction):
     @property
     def legacy(self) -> bool:
         """Whether a legacy driver is at work."""
-        return self._legacy.status != 0
+        return bool(self._legacy.status & STATUS.DRIVER)
 
     @property
     def ignored(self) -> dict[str, int]:
