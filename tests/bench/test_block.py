@@ -58,6 +58,7 @@ def test_json() -> None:
     report = json.loads(subprocess.run(line, capture_output=True, check=True, timeout=100).stdout)
     assert report["comparisons"][0]["ours"]["per_second"] > 0
     assert report["calls"]
+    assert [row["work"]["depth"] for row in report["transports"]] == [item.depth for item in WORK]
 
 
 def test_drivers_that_are_not_here() -> None:

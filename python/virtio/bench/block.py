@@ -103,7 +103,7 @@ def measure_block(
     place = next((p for p in placements() if p.name == "separate cores"), None)
     rates: dict[tuple[str, str, Work, str], list[Rate]] = {}
     done, total = 0, turns * len(media) * len(servers) * len(work) * len(ways)
-    with _settled(None if place is None else place.driver, precedence), _folder() as folder:
+    with settled(None if place is None else place.driver, precedence), scratch_folder() as folder:
         for turn in range(turns):
             for name in media:
                 medium = _medium(name, size, folder)
@@ -138,7 +138,7 @@ def _compare(driver: str, medium: str, work: Work, rates: dict[str, list[Rate]])
 
 
 def _drivers(size: int) -> dict[str, Callable[[RunningServer, Work, float], Rate]]:
-    found: dict[str, Callable[[RunningServer, Work, float], Rate]] = {OURS: _measure}
+    found: dict[str, Callable[[RunningServer, Work, float], Rate]] = {OURS: measure}
     if (program := programs.fio()) is not None:
 
         def by_fio(server: RunningServer, work: Work, seconds: float) -> Rate:
@@ -171,7 +171,8 @@ def _middle(rates: Sequence[Rate]) -> Rate:
     )
 
 
-def _measure(server: RunningServer, work: Work, seconds: float) -> Rate:
+def measure(server: RunningServer, work: Work, seconds: float) -> Rate:
+    """Have our driver make load on a server."""
     with virtio.connect(server.address, "block", queues=1, polling=DRIVER_POLLING, mask=work.mask) as disk:
         assert isinstance(disk, BlockDriver)
         buffer = disk.allocate(work.depth * work.size)
@@ -206,8 +207,8 @@ def measure_calls(*, seconds: float = 1.0, precedence: bool = False) -> dict[str
     driver, device = (None, None) if place is None else place.processors
     medium = Medium("null", 64 * MIB, None)
     with (
-        _settled(driver, precedence),
-        _folder() as folder,
+        settled(driver, precedence),
+        scratch_folder() as folder,
         running(OURS, medium, folder, processor=device, precedence=precedence) as server,
         virtio.connect(server.address, "block", queues=1, polling=DRIVER_POLLING) as disk,
     ):
@@ -263,7 +264,7 @@ def _medium(name: str, size: int, folder: Path) -> Medium:
 
 
 @contextlib.contextmanager
-def _folder() -> Iterator[Path]:
+def scratch_folder() -> Iterator[Path]:
     """A folder in memory, where there is one."""
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
     with tempfile.TemporaryDirectory(prefix="virtio-bench-", dir=memory) as folder:
@@ -271,7 +272,8 @@ def _folder() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _settled(processor: int | None, precedence: bool) -> Iterator[None]:
+def settled(processor: int | None, precedence: bool) -> Iterator[None]:
+    """Run this thread on one processor, and before others, within a block."""
     allowed = os.sched_getaffinity(0)
     if processor is not None:
         os.sched_setaffinity(0, {processor})

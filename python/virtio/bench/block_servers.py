@@ -14,12 +14,13 @@ from virtio.errors import ConfigurationError, TransportError
 from virtio.transport.unix.listening import listening
 
 OURS = "pyvirtio"
+OVER_VFIO_USER = "pyvirtio over vfio-user"
 POLLING = 50
 """Microseconds for which either back end polls before it sleeps."""
 _PATIENCE = 10.0
 
 ServerName = str
-"""``"pyvirtio"``, or one of :func:`peers`."""
+"""One of ours, or of :func:`peers`."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class RunningServer:
         self.name = name
         self.process = process
         self.socket = socket
-        self.address = f"vhost-user:{socket}"
+        self.address = f"{'vfio-user' if name == OVER_VFIO_USER else 'vhost-user'}:{socket}"
 
     def processor_time(self) -> int:
         """Nanoseconds that all its threads have run, those that have ended too."""
@@ -55,10 +56,11 @@ def peers() -> list[ServerName]:
 
 def command(name: ServerName, medium: Medium, socket: Path) -> list[str]:
     """How the back end is started."""
-    if name == OURS:
+    if name in (OURS, OVER_VFIO_USER):
         image = f"null:{medium.size}" if medium.path is None else str(medium.path)
         program = [sys.executable, "-m", "virtio", "serve", "block", image]
-        return [*program, "--socket", str(socket), "--poll", str(POLLING)]
+        where = "--socket" if name == OURS else "--vfio-user"
+        return [*program, where, str(socket), "--poll", str(POLLING)]
     peer = storage_daemons().get(name)
     if peer is None:
         raise ConfigurationError(f"there is no {name}: apt-get install qemu-utils, or make peers")

@@ -30,6 +30,7 @@ def block(
 ) -> None:
     """Measure block devices: requests a second, and processor time for each, of driver and back end."""
     from virtio.bench.block import FIO, MEDIA, measure_block, measure_calls
+    from virtio.bench.transports import measure_transports
 
     with Progress(console=Console(stderr=True), transient=True, disable=as_json) as bar:
         task = bar.add_task("measuring", total=None)
@@ -41,9 +42,11 @@ def block(
             precedence=precedence,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
+        ways = measure_transports(seconds=seconds, turns=turns, precedence=precedence)
         calls = measure_calls(seconds=seconds, precedence=precedence)
     if as_json:
-        print(json.dumps({"comparisons": [asdict(row) for row in found], "calls": calls}, indent=2))
+        report = {"comparisons": [asdict(row) for row in found], "transports": [asdict(row) for row in ways]}
+        print(json.dumps({**report, "calls": calls}, indent=2))
         return
 
     out = console()
@@ -51,6 +54,21 @@ def block(
         _print(out, name, [item for item in found if item.driver == name])
     if not driver and not any(item.driver == FIO for item in found):
         out.print("There is no fio with libblkio here, to be the driver beside ours: make fio")
+    show(
+        out,
+        ("work", ">depth", ">vhost-user, k/s", ">vfio-user, k/s", ">ratio"),
+        [
+            (
+                row.work.name,
+                str(row.work.depth),
+                f"{row.vhost_user.per_second / 1e3:.0f}",
+                f"{row.vfio_user.per_second / 1e3:.0f}",
+                f"{row.ratio:.2f}",
+            )
+            for row in ways
+        ],
+        "Our null device under our driver, by transport",
+    )
     out.print("\nns: processor time of the back end for each request. Both sides poll.")
     show(
         out,
