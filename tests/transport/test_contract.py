@@ -11,6 +11,10 @@ class TestMmio(Contract):
     address = "mmio:contract"
 
 
+class TestMemBetweenProcesses(Contract):
+    address = "mem:{tmp}/contract.mem"
+
+
 class TestVhostUser(Contract):
     address = "vhost-user:{tmp}/contract.sock"
 

@@ -2,6 +2,7 @@
 
 ========================  ================================================================
 ``mem:NAME``              in this process, without a socket
+``mem:PATH``              to another process: memory, eventfds and a socket of our own (also ``mem:@NAME``)
 ``mmio:NAME``             the same, through the registers of virtio over MMIO
 ``pci:NAME``              the same, through the regions of a PCI function
 ``vhost-user:PATH``       a Unix socket; a device listens there for any VMM that speaks vhost-user

@@ -1,5 +1,7 @@
 """``mem:NAME``: both ends in one process, without a socket. The reference among the transports.
 
+``mem:PATH`` (with a ``/`` in it) and ``mem:@NAME`` join two processes in the same way, see :mod:`.mem_wire`.
+
 A device is started under a name, a driver connects to the name. Everything that is a register elsewhere is a
 call here, made on the driver's thread; only notifications and data take their usual way, by eventfds and
 through shared memory that either end maps for itself.
@@ -10,7 +12,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from virtio._native import Memory
 from virtio.errors import (
@@ -27,9 +29,12 @@ from virtio.memory.shared import DEFAULT_SIZE, SharedMemory, SharedRegion
 from virtio.spec.core import STATUS, F
 from virtio.transport.answering import Answering, Question
 from virtio.transport.in_process import InProcessServer, find
-from virtio.transport.interface import DeviceEnd
+from virtio.transport.interface import DeviceEnd, Server
 from virtio.transport.news import ConfigCallback, FailureCallback, NewsDesk
 from virtio.transport.notifier import Notifier
+
+if TYPE_CHECKING:
+    from virtio.transport.mem_client import RemoteMemEnd
 
 _log = logging.getLogger("virtio.transport.mem")
 
@@ -344,9 +349,17 @@ class MemDriverEnd:
             yield self._device
 
 
-def start(device: DeviceEnd, name: str) -> InProcessServer:
-    """Make ``device`` known as ``mem:NAME`` in this process."""
+def start(device: DeviceEnd, name: str) -> Server:
+    """Make ``device`` known as ``mem:NAME`` in this process, or at ``mem:PATH`` in all."""
+    if _is_place(name):
+        from virtio.transport import mem_server
+
+        return mem_server.start(device, name)
     return InProcessServer(device, "mem", name)
+
+
+def _is_place(name: str) -> bool:
+    return "/" in name or name.startswith("@")
 
 
 def open_driver_end(
@@ -356,14 +369,24 @@ def open_driver_end(
     memory_size: int = DEFAULT_SIZE,
     huge_pages: bool = False,
     iommu: bool | IommuDomain = False,
-) -> MemDriverEnd:
-    """Connect to the device that is known as ``mem:NAME`` in this process.
+) -> "MemDriverEnd | RemoteMemEnd":
+    """Connect to the device that is known as ``mem:NAME`` in this process, or at ``mem:PATH``.
 
-    ``iommu``: a domain through which the device sees the memory; True: one that maps all of it.
+    ``iommu``: a domain through which the device sees the memory; True: one that maps all of it. Between two
+    processes there is none.
     """
-    server = find("mem", name)
+    if not timeout > 0:
+        raise ConfigurationError(f"a timeout of {timeout:g} seconds")
+    place = _is_place(name)
+    if place and iommu:
+        raise ConfigurationError(f"mem:{name} leads to another process, which has no IOMMU")
+    server = None if place else find("mem", name)
     memory = SharedMemory(memory_size, huge_pages=huge_pages, domain=domain_of(iommu))
     try:
+        if server is None:
+            from virtio.transport.mem_client import RemoteMemEnd
+
+            return RemoteMemEnd(name, memory, timeout)
         return MemDriverEnd(server, memory, timeout)
     except BaseException:
         memory.close()
