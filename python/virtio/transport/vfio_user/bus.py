@@ -10,7 +10,7 @@ from virtio.errors import ConfigurationError, Error, TransportError
 from virtio.memory.shared import SharedMemory, SharedRegion
 from virtio.transport.pci.interface import MapArea, Notification, Region, RegionIndex
 from virtio.transport.unix.framing import close_all
-from virtio.transport.vfio_user import version
+from virtio.transport.vfio_user import moving, version
 from virtio.transport.vfio_user.client import Client
 from virtio.transport.vfio_user.exchange import ViolationError
 from virtio.transport.vfio_user.messages import (
@@ -153,6 +153,21 @@ class VfioUserBus:
         if not self._resettable:
             raise ConfigurationError(f"{self.address}: this function cannot be reset")
         close_all(self._client.call(Command.DEVICE_RESET)[1])
+
+    def save(self) -> bytes:
+        """Stop the function, and return all of its state; :meth:`resume` has it run again."""
+        return moving.save(self._client)
+
+    def load(self, state: bytes) -> None:
+        """Have the function go on where the one was that returned ``state``; the driver notices nothing.
+
+        Memory and interrupts are the bus's: they are to be there already.
+        """
+        moving.load(self._client, state)
+
+    def resume(self) -> None:
+        """Have the function run again after :meth:`save`."""
+        moving.resume(self._client)
 
     def on_lost(self, callback: Callable[[Error], object] | None) -> None:
         """Call this when the connection is lost; at once if it is."""
