@@ -88,7 +88,7 @@ PAYLOADS: dict[str, tuple[Any, ...]] = {
     "log": (LogArea(4096, 0),),
     "IOTLB": (Iotlb(0, 4096, 0, 3, 2),),
     "inflight": (Inflight(0, 0, 2, 256), Inflight(0x4000, 0x100, 2, 256), Inflight(0x10000, 0, 1, 256)),
-    "device state transfer": (StateTransfer(0, 0),),
+    "device state transfer": (StateTransfer(0, 0), StateTransfer(1, 0), StateTransfer(2, 1)),
     "bytes": (bytes(16),),
 }
 
@@ -193,14 +193,15 @@ def step(kind: int, fds: int, data: bytes) -> bytes:
 
 
 class Descriptors:
-    """A few of each kind, duplicated for each input: bits 0 to 3 how many, 4 and 5 which kind first."""
+    """A few of each kind, duplicated for each input: bits 0 to 3 how many, 4 to 6 which kind first."""
 
     def __init__(self) -> None:
         memory = os.memfd_create("guest")
         os.ftruncate(memory, REGION.size)
         ours, theirs = socket.socketpair()
         self._keep = ours
-        self._kinds = [os.eventfd(0), memory, theirs.detach(), os.open("/dev/null", os.O_RDWR)]
+        # Nobody writes to the pipe, nor reads from it, and it is not closed.
+        self._kinds = [os.eventfd(0), memory, theirs.detach(), os.open("/dev/null", os.O_RDWR), *os.pipe()]
 
     def close(self) -> None:
         _close(self._kinds)
@@ -208,7 +209,7 @@ class Descriptors:
 
     def take(self, code: int) -> list[int]:
         return [
-            os.dup(self._kinds[(index + (code >> 4)) % 4 if index else code >> 4 & 3])
+            os.dup(self._kinds[(index + (code >> 4)) % (4 if index else len(self._kinds))])
             for index in range(code & 15)
         ]
 
@@ -273,6 +274,8 @@ def message(choice: random.Random) -> bytes:
     if kind.request.name == "memory regions":
         return step(MAIN, 0x10 | len(payload), data)
     first = 1 if "MEM" in kind.name or "INFLIGHT" in kind.name else 2 if "REQ_FD" in kind.name else 0
+    if kind.name == "SET_DEVICE_STATE_FD":
+        first = choice.choice((1, 2, 4, 5))
     return step(MAIN, first << 4 | kind.descriptors[1], data)
 
 
@@ -302,8 +305,25 @@ def seeds() -> list[bytes]:
         for payload in PAYLOADS[kind.request.name]
     ]
     channel = step(CONFIG, 0, b"") * 2 + step(CHANNEL, 0, encode_acknowledgement(2, 0)) + step(CALL, 0, b"")
+    moving = [
+        step(MAIN, 0, encode_request(FRONT_END["GET_VRING_BASE"], VringState(0, 0)))
+        + step(
+            MAIN, kind << 4 | 1, encode_request(FRONT_END["SET_DEVICE_STATE_FD"], StateTransfer(direction, 0))
+        )
+        + step(MAIN, 0, encode_request(FRONT_END["CHECK_DEVICE_STATE"]))
+        + step(MAIN, 0, encode_request(FRONT_END["SET_FEATURES"], FEATURES | 1 << 29))
+        for direction in (0, 1)
+        for kind in (1, 2, 4, 5)
+    ]
     broken = step(BROKEN, 0, b"") + step(CHANNEL, 0, encode_acknowledgement(5, 0))
-    return [*single, start, start + channel, start + broken, *(start + message(choice) for _ in range(50))]
+    return [
+        *single,
+        start,
+        start + channel,
+        start + broken,
+        *(start + move for move in moving),
+        *(start + message(choice) for _ in range(50)),
+    ]
 
 
 def mutate(data: bytes, others: list[bytes], choice: random.Random) -> bytes:
