@@ -5,19 +5,17 @@ import logging
 import os
 import select
 import threading
-import time
-from collections.abc import Callable, Iterator
-from types import TracebackType
-from typing import Protocol, Self
+from collections.abc import Callable
+from typing import Protocol
 
 from virtio.driver.wire import DriverMemory
-from virtio.errors import ConfigurationError, DeviceError, Error, TransportError
+from virtio.errors import ConfigurationError, Error, TransportError
 from virtio.spec import mmio
 from virtio.spec.core import STATUS, F
 from virtio.transport.config_access import ConfigAccess
 from virtio.transport.mmio.device_end import CARRIED_FEATURES
-from virtio.transport.news import ConfigCallback, FailureCallback, NewsDesk
 from virtio.transport.notifier import Notifier
+from virtio.transport.register_end import RegisterDriverEnd
 from virtio.transport.registers import FEATURE_WORDS, WORD
 
 _log = logging.getLogger("virtio.transport.mmio")
@@ -57,7 +55,7 @@ class MmioBus(Protocol):
         """Let go of the device and unmap the memory."""
 
 
-class MmioDriverEnd:
+class MmioDriverEnd(RegisterDriverEnd[Notifier]):
     """The driver's end: a :class:`~virtio.driver.wire.DriverEnd`.
 
     Registers know no base of a queue: :meth:`stop_queue` returns a number that means "where it stopped", and
@@ -66,12 +64,9 @@ class MmioDriverEnd:
 
     def __init__(self, bus: MmioBus, timeout: float = 5.0) -> None:
         """Look at the device on ``bus``, which belongs to this end from here (4.2.3.1.1)."""
-        self.address = bus.address
-        self.timeout = timeout
+        super().__init__(bus.address, timeout)
         self.memory = bus.memory
         self._bus = bus
-        self._lock = threading.RLock()
-        self._failure: Error | None = None
         if (magic := self._get("MagicValue")) != mmio.MAGIC:
             raise TransportError(f"{self.address}: the magic value is {magic:#x}; there is no virtio device")
         if (version := self._get("Version")) != mmio.VERSION:
@@ -80,8 +75,6 @@ class MmioDriverEnd:
         if self.device_id == 0:
             raise TransportError(f"{self.address}: a placeholder; there is no device behind it")
         self._config = ConfigAccess(self.device_id, bus.size - mmio.CONFIG_OFFSET)
-        self._desk = NewsDesk(self.address)
-        self._notifiers: dict[int, Notifier] = {}
         self._stopped: set[int] = set()
         self._closing = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._thread = threading.Thread(
@@ -112,8 +105,6 @@ class MmioDriverEnd:
                 self._set("DriverFeatures", features >> 32 * select_ & WORD)
             self._accepted = features
 
-    _accepted = 0
-
     @property
     def status(self) -> int:
         """The device status field."""
@@ -131,13 +122,16 @@ class MmioDriverEnd:
     def reset(self) -> None:
         """Reset the device, and wait until it says so."""
         with self._use():
-            self._set("Status", 0)
-            self._await(lambda: self._get("Status") == 0, "reset")
-            for index in list(self._notifiers):
-                self._notifiers.pop(index).close()
+            self._reset()
+            for index in list(self._wires):
+                self._wires.pop(index).close()
             self._stopped.clear()
             self._accepted = 0
             self._desk.forget()
+
+    def _reset(self) -> None:
+        self._set("Status", 0)
+        self._await(lambda: self._get("Status") == 0, "reset")
 
     # --- configuration space
 
@@ -192,7 +186,7 @@ class MmioDriverEnd:
         with self._use():
             if not self._get("Status") & STATUS.FEATURES_OK:
                 raise ConfigurationError("a queue is started before features were accepted")
-            if index in self._notifiers:
+            if index in self._wires:
                 raise ConfigurationError(f"queue {index} is started already")
             if (most := self.max_queue_size(index)) < size:
                 raise ConfigurationError(f"queue {index} cannot have {size} entries; at most {most}")
@@ -206,23 +200,23 @@ class MmioDriverEnd:
                 for name, value in (("Desc", descriptors), ("Driver", available), ("Device", used)):
                     self._set(f"Queue{name}Low", value & WORD)
                     self._set(f"Queue{name}High", value >> 32)
-            notifier = self._notifiers[index] = Notifier(lambda data: self._kick(index, data))
+            notifier = self._wires[index] = Notifier(lambda data: self._kick(index, data))
             self._stopped.discard(index)
             self._set("QueueReady", 1)
             if not self._get("QueueReady"):
-                self._notifiers.pop(index).close()
+                self._wires.pop(index).close()
                 raise TransportError(f"{self.address}: the device does not enable queue {index}")
             return notifier
 
     def stop_queue(self, index: int) -> int:
         """Stop a queue; the device keeps in mind where."""
         with self._use():
-            if index not in self._notifiers:
+            if index not in self._wires:
                 raise ConfigurationError(f"queue {index} is not started")
             self._set("QueueSel", index)
             self._set("QueueReady", 0)
             self._await(lambda: self._get("QueueReady") == 0, f"stop queue {index}")
-            self._notifiers.pop(index).close()
+            self._wires.pop(index).close()
             self._stopped.add(index)
             return 0
 
@@ -234,7 +228,7 @@ class MmioDriverEnd:
             self._set("QueueSel", index)
             self._set("QueueReset", 1)
             self._await(lambda: self._get("QueueReset") == 0, f"reset queue {index}")
-            if (notifier := self._notifiers.pop(index, None)) is not None:
+            if (notifier := self._wires.pop(index, None)) is not None:
                 notifier.close()
             self._stopped.discard(index)
 
@@ -242,15 +236,7 @@ class MmioDriverEnd:
         with contextlib.suppress(TransportError):  # harmless on a device that is gone
             self._set("QueueNotify", data if self._accepted & F.NOTIFICATION_DATA else index)
 
-    # --- news
-
-    def on_config_change(self, callback: ConfigCallback | None) -> None:
-        """Call this after a configuration change notification."""
-        self._desk.on_config_change(callback)
-
-    def on_failure(self, callback: FailureCallback | None) -> None:
-        """Call this once, when the device is lost or needs a reset."""
-        self._desk.on_failure(callback)
+    # --- interrupts, and the end
 
     def _serve_interrupts(self) -> None:
         poll = select.poll()
@@ -271,59 +257,14 @@ class MmioDriverEnd:
         if bits & mmio.INTERRUPT["USED_BUFFER"].value:
             self._call_all()
         if bits & mmio.INTERRUPT["CONFIGURATION_CHANGE"].value:
-            if (status := self._get("Status")) & STATUS.DEVICE_NEEDS_RESET:
-                self._fail(DeviceError("the device needs a reset", status))
-            self._desk.config_changed()
+            self._configuration_changed(self._get("Status"))
 
-    def _call_all(self) -> None:
-        for notifier in list(self._notifiers.values()):
-            notifier.call()
-
-    def _fail(self, error: Error) -> None:
-        self._desk.failed(error)
-        self._call_all()  # Whoever waits for the device looks up.
-
-    # --- the end
-
-    def _lose(self, error: Error) -> None:
-        with self._lock:
-            if self._failure is not None:
-                return
-            self._failure = error
-        self._fail(error)
-
-    def close(self) -> None:
-        """Reset the device, let go of it, and unmap the memory."""
-        self._desk.close()
-        with self._lock:
-            if self._failure is None:
-                with contextlib.suppress(Error):
-                    self.reset()
-            first = not isinstance(self._failure, _ClosedError)
-            self._failure = _ClosedError("the connection is closed")
-            for notifier in self._notifiers.values():
-                notifier.close()
-            self._notifiers.clear()
-        if not first:
-            return
+    def _let_go(self) -> None:
         os.eventfd_write(self._closing, 1)
         if threading.current_thread() is not self._thread:
             self._thread.join()
         os.close(self._closing)
         self._bus.close()
-
-    def __enter__(self) -> Self:
-        """Use it within a block."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close it."""
-        self.close()
 
     # --- registers
 
@@ -332,24 +273,3 @@ class MmioDriverEnd:
 
     def _set(self, name: str, value: int) -> None:
         self._bus.write(REG[name], 4, value)
-
-    def _await(self, done: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + self.timeout
-        while not done():
-            if time.monotonic() > deadline:
-                error = TransportError(f"{self.address}: the device did not {what} within {self.timeout} s")
-                self._lose(error)
-                raise error
-            time.sleep(0.001)
-
-    @contextlib.contextmanager
-    def _use(self) -> Iterator[None]:
-        """One sequence of accesses at a time, and none to a device that is gone."""
-        with self._lock:
-            if self._failure is not None:
-                raise type(self._failure)(*self._failure.args) from self._failure
-            yield
-
-
-class _ClosedError(TransportError):
-    """This end was closed by its owner."""

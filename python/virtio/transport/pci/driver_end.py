@@ -2,21 +2,17 @@
 
 import contextlib
 import os
-import threading
-import time
-from collections.abc import Callable, Iterator
-from types import TracebackType
-from typing import Self
+from collections.abc import Callable
 
-from virtio.errors import ConfigurationError, DeviceError, Error, ProtocolError, TransportError
+from virtio.errors import ConfigurationError, ProtocolError, TransportError
 from virtio.spec import pci, pci_bus
 from virtio.spec.core import STATUS, F
 from virtio.transport.config_access import ConfigAccess
-from virtio.transport.news import ConfigCallback, FailureCallback, NewsDesk
 from virtio.transport.notifier import Notifier
 from virtio.transport.pci.capability_walk import ConfigReader, FunctionMap, Structure, walk
 from virtio.transport.pci.driver_interrupts import DriverInterrupts
 from virtio.transport.pci.interface import Notification, PciBus
+from virtio.transport.register_end import RegisterDriverEnd
 from virtio.transport.registers import FEATURE_WORDS, WORD
 
 GONE = 0xFF
@@ -59,7 +55,7 @@ class PciQueueWire:
         self._notifier.close()
 
 
-class PciDriverEnd:
+class PciDriverEnd(RegisterDriverEnd[PciQueueWire]):
     """The driver's end: a :class:`~virtio.driver.wire.DriverEnd`.
 
     PCI has no word for a queue's position: a queue cannot be stopped to go on later, only be reset.
@@ -71,18 +67,12 @@ class PciDriverEnd:
         Without ``msix``, or if the function has none, interrupts come by INTx. Raises
         :exc:`~virtio.TransportError` or :exc:`~virtio.ProtocolError` for what cannot be driven.
         """
-        self.address = bus.address
-        self.timeout = bus.timeout
+        super().__init__(bus.address, bus.timeout)
         self.memory = bus.memory
         self._bus = bus
-        self._lock = threading.RLock()
-        self._failure: Error | None = None
-        self._wires: dict[int, PciQueueWire] = {}
         self._sizes: dict[int, int] = {}
-        self._accepted = 0
         self.function: FunctionMap = walk(bus)
         self.device_id: int | None = self.function.device_id
-        self._desk = NewsDesk(self.address)
         device = self.function.device
         self.config_size: int | None = device.length if device is not None else 0
         self._config = ConfigAccess(self.function.device_id, self.config_size)
@@ -341,68 +331,16 @@ class PciDriverEnd:
         """Which of the interrupts for queues is this one's: administration virtqueues share the last."""
         return min(index, self.max_queues or 0)
 
-    # --- news
-
-    def on_config_change(self, callback: ConfigCallback | None) -> None:
-        """Call this after a configuration change notification."""
-        self._desk.on_config_change(callback)
-
-    def on_failure(self, callback: FailureCallback | None) -> None:
-        """Call this once, when the device is lost or needs a reset."""
-        self._desk.on_failure(callback)
+    # --- news and the end
 
     def _look_around(self) -> None:
         """The configuration or the status may have changed."""
         status = self._get("device_status")
-        if status != GONE and status & STATUS.DEVICE_NEEDS_RESET:
-            self._fail(DeviceError("the device needs a reset", status))
-        self._desk.config_changed()
+        self._configuration_changed(0 if status == GONE else status)
 
-    def _call_all(self) -> None:
-        for wire in list(self._wires.values()):
-            wire.call()
-
-    def _fail(self, error: Error) -> None:
-        self._desk.failed(error)
-        self._call_all()  # Whoever waits for the device looks up.
-
-    # --- the end
-
-    def _lose(self, error: Error) -> None:
-        with self._lock:
-            if self._failure is not None:
-                return
-            self._failure = error
-        self._fail(error)
-
-    def close(self) -> None:
-        """Reset the device, let go of the function, and unmap the memory."""
-        self._desk.close()
-        with self._lock:
-            if isinstance(self._failure, _ClosedError):
-                return
-            if self._failure is None:
-                with contextlib.suppress(Error):
-                    self._reset()
-            self._failure = _ClosedError("the connection is closed")
+    def _let_go(self) -> None:
         self._interrupts.close()
-        for wire in self._wires.values():
-            wire.close()
-        self._wires.clear()
         self._bus.close()
-
-    def __enter__(self) -> Self:
-        """Use it within a block."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close it."""
-        self.close()
 
     # --- registers
 
@@ -423,27 +361,6 @@ class PciDriverEnd:
         for half in (0, 4):  # two words: 4.1.3.1
             word = value >> 8 * half & WORD
             self._bus.write(*_at(self.function.common, offset + half), word.to_bytes(4, "little"))
-
-    def _await(self, done: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + self.timeout
-        while not done():
-            if time.monotonic() > deadline:
-                error = TransportError(f"{self.address}: the device did not {what} within {self.timeout} s")
-                self._lose(error)
-                raise error
-            time.sleep(0.001)
-
-    @contextlib.contextmanager
-    def _use(self) -> Iterator[None]:
-        """One sequence of accesses at a time, and none to a device that is gone."""
-        with self._lock:
-            if self._failure is not None:
-                raise type(self._failure)(*self._failure.args) from self._failure
-            yield
-
-
-class _ClosedError(TransportError):
-    """This end was closed by its owner."""
 
 
 def _at(place: Structure, offset: int) -> tuple[int, int]:
