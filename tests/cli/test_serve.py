@@ -305,3 +305,21 @@ def test_a_network_card(tmp_path: Path) -> None:
             machine.ask(1, [bytes(12), frame])
             assert machine.used(0, head)[12:] == frame
             end(process)
+
+
+def test_a_function_for_vfio_user(image: Path, tmp_path: Path) -> None:
+    place = tmp_path / "function.sock"
+    with serve("block", image, "--vfio-user", place) as (process, line):
+        assert line == f"ready: block {image} on {place}"
+        with virtio.connect(f"vfio-user:{place}") as disk:
+            assert disk.read(7, 1) == (7).to_bytes(4, "little") * 128
+        told = subprocess.run(
+            [sys.executable, "-m", "virtio", "lspci", f"vfio-user:{place}"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+        assert "Virtio 1.0 block device (rev 01)" in told.stdout
+        end(process)
+    assert not place.exists()
