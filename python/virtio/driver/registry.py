@@ -20,6 +20,7 @@ _BUILT_IN = {
     "block": "virtio.driver.block:BlockDriver",
     "console": "virtio.driver.console:ConsoleDriver",
     "entropy": "virtio.driver.entropy:EntropyDriver",
+    "net": "virtio.driver.net:NetworkDriver",
 }
 
 DriverClass = Callable[..., Any]
