@@ -248,7 +248,7 @@ def net(
         str,
         typer.Argument(
             metavar="NETWORK",
-            help="tap:NAME, stream:SOCKET, listen:SOCKET, datagrams:OWN:PEER, interface:NAME, loop or sink.",
+            help="tap:NAME, stream:SOCKET, listen:SOCKET, datagrams:OWN:PEER, interface:NAME, loop, sink.",
         ),
     ],
     socket: Socket = None,
@@ -259,6 +259,7 @@ def net(
     pairs: Annotated[int, typer.Option(metavar="N", help="Pairs of queues.", min=1)] = 1,
     mtu: Annotated[int | None, typer.Option(metavar="BYTES", help="Tell the driver the largest MTU.")] = None,
     speed: Annotated[int | None, typer.Option(metavar="MBIT", help="Tell the driver a speed.")] = None,
+    in_order: Annotated[bool, typer.Option("--in-order", help="Offer to use buffers in order.")] = False,
     poll: Annotated[
         int,
         typer.Option(
@@ -274,7 +275,15 @@ def net(
     from virtio.device.net_backends import open_backend
 
     device = NetworkDevice(
-        open_backend(network), mac=mac, pairs=pairs, mtu=mtu, speed=speed, polling=poll, mask=mask, name="net"
+        open_backend(network),
+        in_order=in_order,
+        mac=mac,
+        pairs=pairs,
+        mtu=mtu,
+        speed=speed,
+        polling=poll,
+        mask=mask,
+        name="net",
     )
 
     def toggle() -> None:

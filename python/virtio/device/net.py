@@ -37,6 +37,7 @@ from virtio.device.net_control import MAX_COMMAND, MAX_KEY, MAX_TABLE, SUPPORTED
 from virtio.errors import ConfigurationError, StateError
 from virtio.queue.device import DeviceQueue
 from virtio.spec import net
+from virtio.spec.core import F as CORE
 from virtio.spec.net import F, S
 
 UNKNOWN_SPEED = 0xFFFF_FFFF
@@ -72,6 +73,7 @@ class NetworkDevice(Device):
         link: bool = True,
         standby: bool = False,
         coalescing: bool = False,
+        in_order: bool = False,
         polling: int = 0,
         name: str = "",
         mask: int | str = 0,
@@ -81,6 +83,7 @@ class NetworkDevice(Device):
         ``mac`` is made up if it is not given. ``pairs`` of queues are offered; with more than one, frames are
         steered automatically or by RSS, as the driver likes. ``speed`` in Mbit/s. ``standby``: there is
         another device with this address (STANDBY). ``coalescing``: count segments for the driver (RSC_EXT).
+        ``in_order``: promise to use buffers in the driver's order (IN_ORDER).
         ``polling``: microseconds for which a queue looks for frames before it sleeps.
         """
         if not 1 <= pairs <= 0x8000:
@@ -97,6 +100,7 @@ class NetworkDevice(Device):
         features |= F.SPEED_DUPLEX if speed is not None else 0
         features |= F.STANDBY if standby else 0
         features |= F.RSC_EXT if coalescing else 0
+        features |= CORE.IN_ORDER if in_order else 0
         self._mtu = mtu
         self._link = link
         config = {

@@ -213,11 +213,15 @@ class PacketSocket:
         """Nothing to do: the device lets go of it."""
 
 
+_TEST_FRAME = bytes.fromhex("ffffffffffff 020000000002 88b5") + bytes(50)
+"""Of an EtherType for local experiments."""
+
+
 def open_backend(where: str) -> "NetworkBackend | NetBackend":
     """Open a back end by its name, as the command line has it.
 
-    ``tap:NAME``, ``stream:SOCKET``, ``listen:SOCKET``, ``datagrams:OWN:PEER``, ``interface:NAME``, ``loop``
-    or ``sink``.
+    ``tap:NAME``, ``stream:SOCKET``, ``listen:SOCKET``, ``datagrams:OWN:PEER``, ``interface:NAME``, ``loop``,
+    ``sink`` or ``source``, which fills each receive buffer with a frame of 64 bytes.
     """
     kind, _, rest = where.partition(":")
     own, _, peer = rest.partition(":")
@@ -233,9 +237,13 @@ def open_backend(where: str) -> "NetworkBackend | NetBackend":
         return NetBackend.loop()
     if where == "sink":
         return NetBackend.sink()
+    if where == "source":
+        source = NetBackend.source(_TEST_FRAME)
+        source.run(True)
+        return source
     raise ConfigurationError(
         f"{where!r} is no network: tap:NAME, stream:SOCKET, listen:SOCKET, datagrams:OWN:PEER, "
-        "interface:NAME, loop or sink"
+        "interface:NAME, loop, sink or source"
     )
 
 
