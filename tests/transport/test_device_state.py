@@ -635,8 +635,11 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("mask", ["RING_PACKED,IN_ORDER", "RING_PACKED", "IN_ORDER", ""])
-def test_a_disk_moves_twenty_times_under_verified_load(processes: list[str], mask: str) -> None:
-    with virtio.connect(processes[0], "block", mask=mask, queues=2) as disk:
+@pytest.mark.parametrize("reconnect", [0.0, 10.0], ids=["", "tracked"])
+def test_a_disk_moves_twenty_times_under_verified_load(
+    processes: list[str], mask: str, reconnect: float
+) -> None:
+    with virtio.connect(processes[0], "block", mask=mask, queues=2, reconnect=reconnect) as disk:
         buffer = disk.allocate(64 * 4096)
         results: list[Any] = []
 
