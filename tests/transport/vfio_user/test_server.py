@@ -13,6 +13,7 @@ import virtio
 from virtio.errors import TransportError
 from virtio.queue import Chain
 from virtio.queue.model import Descriptor, SplitDriver
+from virtio.queue.model.ring import INDIRECT, NEXT, WRITE
 from virtio.transport import open_driver_end
 from virtio.transport.pci import PciDriverEnd
 from virtio.transport.vfio_user import open_bus, version
@@ -174,12 +175,23 @@ def test_a_reset_does_not_wait_for_far_memory(tmp_path: Path) -> None:
     device.close()
 
 
-def test_wild_addresses_far_away_stop_the_device_only(address: str, device: Mirror) -> None:
+@pytest.mark.parametrize(
+    "wild",
+    [
+        Descriptor(1 << 50, 16),
+        Descriptor((1 << 64) - 8, 16),
+        Descriptor(0x20_0000, 0xFFFF_FFFF, WRITE),
+        Descriptor(0x20_0000, 16, NEXT, 0),
+        Descriptor(1 << 50, 1 << 20, INDIRECT),
+        Descriptor(0x20_0000, 17, INDIRECT),
+    ],
+    ids=["nowhere", "beyond", "endless", "loop", "table nowhere", "odd table"],
+)
+def test_wild_descriptors_far_away_stop_the_device_only(address: str, wild: Descriptor) -> None:
     end = open_driver_end(address, share=False)
     with live(end, BASIC, [0, 1]) as (ring, other):
-        # A descriptor that points nowhere.
         assert isinstance(ring.model, SplitDriver)
-        ring.model.ring.set_descriptor(0, Descriptor(1 << 50, 16))
+        ring.model.ring.set_descriptor(0, wild)
         ring.model.ring.set_available_entry(0, 0)
         ring.model.ring.available_index = 1
         assert ring.wire is not None
