@@ -40,6 +40,8 @@ pub(super) struct Engine {
     /// Chains completed since the driver was last notified, if it is to be; and when at the latest.
     unannounced: u32,
     due: Option<Instant>,
+    /// There may be something in the ring: it was kicked, or nobody has looked yet.
+    kicked: bool,
 }
 
 impl Engine {
@@ -69,6 +71,7 @@ impl Engine {
             // Not the number of now: a mapping may have been truncated before this queue started.
             truncations: 0,
             waiting: false,
+            kicked: true,
         }
     }
 
@@ -244,7 +247,15 @@ impl Engine {
     #[cold]
     fn translate(&mut self) -> Result<(), Fault> {
         if self.batch.missing().is_empty() {
-            return self.translate_ring();
+            if self.ring.map(self.reader.snapshot())? {
+                self.kicked = false;
+            } else if self.kicked || self.shared.polling_ns.load(Ordering::Relaxed) == BUSY {
+                return self.translate_ring();
+            } else {
+                // A driver that takes its ring away and says no more may be gone.
+                self.waiting = true;
+            }
+            return Ok(());
         }
         match self.reader.ask(self.batch.missing()) {
             Asked::Waiting => self.waiting = true,
@@ -262,9 +273,6 @@ impl Engine {
     #[cold]
     fn translate_ring(&mut self) -> Result<(), Fault> {
         let memory = self.reader.snapshot();
-        if self.ring.map(memory)? {
-            return Ok(());
-        }
         let missing: Vec<Wanted> = memory.missing(self.ring.areas()).collect();
         match self.reader.ask(&missing) {
             Asked::Waiting => self.waiting = true,
@@ -425,6 +433,7 @@ impl Engine {
         }
         if ready[0] != 0 || kicks > 0 {
             self.waiting = false;
+            self.kicked |= kicks > 0;
         }
         self.shared.counters.kicks.add(kicks);
         if kicks > 0 {
