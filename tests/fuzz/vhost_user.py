@@ -71,6 +71,8 @@ PAYLOADS: dict[str, tuple[Any, ...]] = {
         0xF,
         FEATURES,
         FEATURES | 1 << 29 | 1 << 34,
+        FEATURES | 1 << 33,
+        1 << 3 | 1 << 5,
         PROTOCOL_FEATURES | IN_BAND,
         1 << 3 | 1 << 16,
     ),
@@ -86,7 +88,15 @@ PAYLOADS: dict[str, tuple[Any, ...]] = {
     "memory region": (REGION, REGION._replace(guest_address=1 << 33, user_address=1 << 41, size=0x1000)),
     "configuration access": (ConfigAccess(0, 8, 0, bytes(8)), ConfigAccess(52, 4, 1, b"abcd")),
     "log": (LogArea(4096, 0),),
-    "IOTLB": (Iotlb(0, 4096, 0, 3, 2),),
+    "IOTLB": (
+        Iotlb(0, 4096, 0, 3, 2),
+        Iotlb(1 << 32, 0x2000, REGION.user_address + 0x1000, 3, 2),
+        Iotlb((1 << 32) + 0x1000, 0x1000, REGION.user_address, 1, 2),
+        Iotlb(2**64 - 0x1000, 0x1000, REGION.user_address, 0xFF, 2),
+        Iotlb((1 << 32) + 0x800, 0x800, 0, 6, 3),
+        Iotlb(0, 0, 0, 0, 3),
+        Iotlb(0x1000, 2**64 - 0x1000, 0, 0, 3),
+    ),
     "inflight": (Inflight(0, 0, 2, 256), Inflight(0x4000, 0x100, 2, 256), Inflight(0x10000, 0, 1, 256)),
     "device state transfer": (StateTransfer(0, 0), StateTransfer(1, 0), StateTransfer(2, 1)),
     "bytes": (bytes(16),),
@@ -97,7 +107,7 @@ class Scene:
     """A session on a device that keeps notes, and what must hold of both."""
 
     def __init__(self) -> None:
-        self.device = FakeDevice(features=1 << 32 | 1 << 34 | 1 << 29 | 3)
+        self.device = FakeDevice(features=1 << 32 | 1 << 33 | 1 << 34 | 1 << 29 | 3)
         self.notices: list[Notice] = []
         self.session = Session(
             self.device,

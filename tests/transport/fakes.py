@@ -17,6 +17,7 @@ from virtio.transport.interface import Space, TransportEvents
 VERSION_1 = 1 << 32
 INDIRECT_DESC = 1 << 28
 EVENT_IDX = 1 << 29
+ACCESS_PLATFORM = 1 << 33
 RING_PACKED = 1 << 34
 NEEDS_RESET = 0x40
 

@@ -6,6 +6,7 @@ found out by the first access, not by the first customer.
 
 import bisect
 import fcntl
+import logging
 import mmap
 import os
 import threading
@@ -14,8 +15,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from virtio._native import Memory
-from virtio.errors import ConfigurationError, TransportError
+from virtio.errors import ConfigurationError, Error, TransportError
 from virtio.memory.iommu import IommuDomain
+
+_log = logging.getLogger("virtio.memory")
 
 DEFAULT_SIZE = 64 << 20
 """Bytes of a region. They cost nothing until they are used."""
@@ -195,8 +198,13 @@ class SharedMemory:
 
     def give_back(self, piece: Piece) -> None:
         """Take a piece back, see :meth:`Piece.free`."""
-        if self.domain is not None and self.domain.allocations:
-            self.domain.unmap(piece.address, piece.size)
+        domain = None if self._closed else self.domain
+        if domain is not None and domain.allocations and domain.overlaps(piece.address, piece.size):
+            try:
+                domain.unmap(piece.address, piece.size)
+            except Error as error:  # The device may use it yet, so nobody else gets it.
+                _log.warning("%r stays set aside: %s", piece, error)
+                return
         self._take_back(piece)
 
     def _take_back(self, piece: Piece) -> None:

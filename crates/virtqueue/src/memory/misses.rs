@@ -245,7 +245,8 @@ impl GuestMemory {
         self.tell(board);
     }
 
-    /// Calls this, on the thread of a queue, when there is something new in [`Self::take_misses`].
+    /// Calls this, on the thread of a queue, when there is something new in [`Self::take_misses`]. It must not
+    /// wait for a change of this memory, which may be waiting for that queue.
     pub fn on_miss(&self, listener: Option<Arc<dyn Fn() + Send + Sync>>) {
         lock(&self.board).listener = listener;
     }

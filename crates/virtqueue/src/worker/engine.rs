@@ -40,8 +40,8 @@ pub(super) struct Engine {
     /// Chains completed since the driver was last notified, if it is to be; and when at the latest.
     unannounced: u32,
     due: Option<Instant>,
-    /// There may be something in the ring: it was kicked, or nobody has looked yet.
-    kicked: bool,
+    /// The ring was empty, and the driver is going to kick when it is not.
+    armed: bool,
 }
 
 impl Engine {
@@ -71,7 +71,7 @@ impl Engine {
             // Not the number of now: a mapping may have been truncated before this queue started.
             truncations: 0,
             waiting: false,
-            kicked: true,
+            armed: false,
         }
     }
 
@@ -141,8 +141,12 @@ impl Engine {
                 if self.can_move() {
                     continue;
                 }
-            } else if !self.waiting && self.ring.arm(self.reader.snapshot())? {
-                continue;
+            } else if !self.waiting {
+                let memory = self.reader.snapshot();
+                if self.ring.arm(memory)? {
+                    continue;
+                }
+                self.armed = self.ring.map(memory)?;
             }
             self.sleep(self.due);
         }
@@ -218,6 +222,7 @@ impl Engine {
             let memory = self.reader.snapshot();
             taken = self.ring.take(memory, &mut self.batch, self.max)?;
             if taken > 0 {
+                self.armed = false;
                 self.ring.disarm(memory)?;
                 self.run.position.store(self.ring.position(), Ordering::Relaxed);
                 self.run
@@ -248,14 +253,14 @@ impl Engine {
     fn translate(&mut self) -> Result<(), Fault> {
         if self.batch.missing().is_empty() {
             if self.ring.map(self.reader.snapshot())? {
-                self.kicked = false;
-            } else if self.kicked || self.shared.polling_ns.load(Ordering::Relaxed) == BUSY {
-                return self.translate_ring();
-            } else {
+                return Ok(());
+            }
+            if self.armed {
                 // A driver that takes its ring away and says no more may be gone.
                 self.waiting = true;
+                return Ok(());
             }
-            return Ok(());
+            return self.translate_ring();
         }
         match self.reader.ask(self.batch.missing()) {
             Asked::Waiting => self.waiting = true,
@@ -372,6 +377,7 @@ impl Engine {
         if limit == 0 || self.waiting {
             return Ok(false);
         }
+        self.armed = false;
         self.ring.disarm(self.reader.snapshot())?;
         let busy = limit == BUSY;
         let window = if busy { BUSY_LOOK } else { self.window.now(limit) };
@@ -433,7 +439,7 @@ impl Engine {
         }
         if ready[0] != 0 || kicks > 0 {
             self.waiting = false;
-            self.kicked |= kicks > 0;
+            self.armed &= kicks == 0;
         }
         self.shared.counters.kicks.add(kicks);
         if kicks > 0 {

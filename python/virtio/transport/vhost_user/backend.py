@@ -198,6 +198,8 @@ class BackEnd:
     def _negotiate(self, accepted: int, message: Message) -> None:
         # Network front ends enable rings before they send features, and not again.
         self._reset(enabled=None)
+        if accepted & F.ACCESS_PLATFORM and not self.has(_P.BACKEND_REQ):
+            raise self._refusal(message, "ACCESS_PLATFORM needs BACKEND_REQ: else nothing could be asked")
         try:
             self.state.negotiating()
             self.device.set_status(STATUS.ACKNOWLEDGE | STATUS.DRIVER)

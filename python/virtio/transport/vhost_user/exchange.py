@@ -207,7 +207,9 @@ class FrontEndChannel:
     def _due(self) -> bytes:
         """Return all acknowledgements up to the first that is not known."""
         data = b""
-        for ticket, (number, value) in list(self._owed.items()):
+        while self._owed:
+            ticket = next(iter(self._owed))
+            number, value = self._owed[ticket]
             if value is None:
                 break
             data += encode_acknowledgement(number, value)

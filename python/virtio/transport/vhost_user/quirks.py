@@ -79,6 +79,19 @@ KEEPS_THE_CONTROL_QUEUE = Quirk(
     "the card is QEMU's own with its control queue: SET_FEATURES has features that need one, but not CTRL_VQ",
     "those features are left out",
 )
+INVALIDATES_OUT_OF_THIN_AIR = Quirk(
+    "invalidation with more in it than was meant",
+    "QEMU 7.2",
+    "an IOTLB invalidation has whatever was in memory as its permission and its user address",
+    "only its range is looked at",
+)
+NO_ATS_NO_INVALIDATIONS = Quirk(
+    "translations without invalidations",
+    "QEMU 7.2",
+    "with intel-iommu's device-iotlb=on and a device whose ATS the guest does not see (not behind a root "
+    "port), misses are answered, but nothing is ever invalidated: the guest's memory is overwritten",
+    "none is possible here; docs/iommu.md says how to start QEMU",
+)
 
 QUIRKS = (
     MEMORY_TABLE_WITH_ROOM,
@@ -91,6 +104,8 @@ QUIRKS = (
     ACKNOWLEDGES_UNUSED_FEATURES,
     ACKNOWLEDGED_TOO_EARLY,
     KEEPS_THE_CONTROL_QUEUE,
+    INVALIDATES_OUT_OF_THIN_AIR,
+    NO_ATS_NO_INVALIDATIONS,
 )
 
 DESCRIPTOR_USED = 1 << 15

@@ -31,7 +31,7 @@ class Translations:
             self._memory.update_translation(
                 entry.iova, entry.size, entry.user_address, entry.permission & 3, self._timeout
             )
-        elif entry.type == INVALIDATE:  # with permission and user address out of thin air, from QEMU
+        elif entry.type == INVALIDATE:  # quirk INVALIDATES_OUT_OF_THIN_AIR
             self._memory.invalidate_translation(entry.iova, entry.size, self._timeout)
         else:
             raise TransportError(f"IOTLB message type {entry.type} is not a front end's")
