@@ -33,7 +33,7 @@ LAYOUTS = pytest.mark.parametrize(
 @pytest.fixture(params=["mem", "vhost-user"])
 def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     scheme: str = request.param
-    return f"{scheme}:{tmp_path}/device"
+    return f"{scheme}:{tmp_path}/device" if scheme == "vhost-user" else "mem:iommu"
 
 
 @contextlib.contextmanager
