@@ -406,9 +406,9 @@ class NetFrames(Sequence[NetFrame]):
 
     def __len__(self) -> int: ...
     @overload
-    def __getitem__(self, index: int) -> NetFrame: ...
+    def __getitem__(self, index: int, /) -> NetFrame: ...
     @overload
-    def __getitem__(self, index: slice) -> Sequence[NetFrame]: ...
+    def __getitem__(self, index: slice, /) -> Sequence[NetFrame]: ...
 
 @final
 class NetBackend:
@@ -457,11 +457,11 @@ class NetBackend:
     def set_wire(
         self,
         *,
-        loss: float = 0,
-        duplication: float = 0,
-        reordering: float = 0,
-        delay: float = 0,
-        jitter: float = 0,
+        loss: float = 0.0,
+        duplication: float = 0.0,
+        reordering: float = 0.0,
+        delay: float = 0.0,
+        jitter: float = 0.0,
         rate: int = 0,
         seed: int = 1,
     ) -> None:
@@ -510,7 +510,7 @@ class NetPort:
         no_multicast: bool = False,
         no_unicast: bool = False,
         no_broadcast: bool = False,
-        macs: Sequence[bytes] = (),
+        macs: Sequence[bytes] = ...,
         vlans: Sequence[int] | None = None,
     ) -> None:
         """Say which frames the driver wants."""
