@@ -1,5 +1,6 @@
 //! Virtqueues: both ends of both layouts.
 
+mod areas;
 mod barriers;
 mod driver;
 pub mod inflight;
@@ -8,6 +9,7 @@ mod order;
 mod packed;
 mod packed_driver;
 mod packed_layout;
+mod packed_log;
 mod packed_walk;
 mod policy;
 mod prefetch;

@@ -1,16 +1,17 @@
 //! The device's end of a packed virtqueue (VIRTIO 1.4, 2.8).
 
+use super::areas::{self, Scattered};
 use super::barriers::Barriers;
 use super::inflight::{self, PackedTracking};
 use super::order::Order;
 use super::packed_layout::{self as layout, Head, Parts, Position};
+use super::packed_log::Log;
 use super::split_layout::WRITE;
 use super::wakeup::{self, PackedWords};
 use super::{Config, ConfigError, DeviceRing, MAX_SIZE, feature};
 use crate::chain::{Batch, Token};
 use crate::fault::{Fault, Rule};
-use crate::memory::{Joined, Nearby, Snapshot};
-use std::sync::Arc;
+use crate::memory::{Nearby, Snapshot};
 use std::sync::atomic::Ordering;
 
 /// A batch is full when it has so many segments, however few chains those are.
@@ -39,7 +40,7 @@ pub struct PackedRing {
     /// Where the three parts lie, in the snapshot of generation `mapped`.
     parts: Option<Parts>,
     /// The three parts, where they lie scattered.
-    joined: [Option<Arc<Joined>>; 3],
+    joined: Scattered,
     mapped: u64,
     /// Whether the device's event suppression has been read, once.
     started: bool,
@@ -68,13 +69,6 @@ pub struct PackedRing {
     broken: Option<Fault>,
 }
 
-/// What chains may write to, kept while there is a dirty log: the descriptors themselves may be
-/// overwritten by used ones before a chain is complete.
-#[derive(Debug, Default)]
-pub(super) struct Log {
-    buffers: Vec<Vec<(u64, u32)>>,
-}
-
 impl PackedRing {
     /// A ring that continues at `config.base`: the available position in the low half, the used one
     /// in the high half, each with its wrap counter in bit 15. Guest memory is not looked at yet.
@@ -83,23 +77,7 @@ impl PackedRing {
         if size == 0 || size > MAX_SIZE {
             return Err(ConfigError::Size(size));
         }
-        for (name, address, align, length) in [
-            ("descriptor ring", config.descriptors, 16, layout::ring_size(size)),
-            (
-                "driver event suppression",
-                config.available,
-                4,
-                layout::EVENT_SIZE,
-            ),
-            ("device event suppression", config.used, 4, layout::EVENT_SIZE),
-        ] {
-            if address % align != 0 {
-                return Err(ConfigError::Alignment(name, address));
-            }
-            if address.checked_add(length).is_none() {
-                return Err(ConfigError::Wraps(name, address));
-            }
-        }
+        areas::check(&layout::areas(config))?;
         let next = Position::from_word(config.base as u16);
         let used = Position::from_word((config.base >> 16) as u16);
         if u32::from(next.offset) >= size || u32::from(used.offset) >= size {
@@ -145,42 +123,17 @@ impl PackedRing {
 
     #[cold]
     fn resolve(&mut self, memory: &Snapshot) -> Result<(), Fault> {
-        let Config {
-            size,
-            descriptors,
-            available,
-            used,
-            space,
-            ..
-        } = self.config;
         self.parts = None;
-        let mut joined = self.joined.iter_mut();
-        let mut part = |name: &str, address, length, align: usize, write| {
-            let Some(joined) = joined.next() else {
-                return Ok(None);
-            };
-            match memory.ring_part(space, address, length, write, joined) {
-                // What the front end's offsets are is its own choice, atomics need this.
-                Ok(Some(found)) if (found.host as usize) % align != 0 => Err(Fault::new(
-                    Rule::PackedAlignment,
-                    format!("{name} at {address:#x} is misaligned in host memory"),
-                )),
-                Ok(found) => Ok(found),
-                Err(error) => Err(Fault::new(Rule::Address, format!("{name}: {error}"))),
-            }
-        };
-        let parts = (
-            part("descriptor ring", descriptors, layout::ring_size(size), 8, true)?,
-            part(
-                "driver event suppression",
-                available,
-                layout::EVENT_SIZE,
-                2,
-                false,
-            )?,
-            part("device event suppression", used, layout::EVENT_SIZE, 2, true)?,
-        );
-        if let (Some(ring), Some(driver), Some(device)) = parts {
+        let size = self.config.size;
+        let areas = layout::areas(&self.config);
+        let found = areas::resolve(
+            &areas,
+            &self.config,
+            Rule::PackedAlignment,
+            memory,
+            &mut self.joined,
+        )?;
+        if let Some([ring, driver, device]) = found {
             // SAFETY: all three were resolved in `memory`, with the sizes, alignments and rights that
             // the layout needs. They are used only with a snapshot of the same generation, which
             // is the same snapshot.
@@ -493,48 +446,6 @@ impl PackedRing {
         });
         // In order, the driver has not heard of any behind the last used descriptor.
         youngest || self.order.is_some()
-    }
-}
-
-impl Log {
-    /// Keeps what the youngest chain of `batch` may write to.
-    #[cold]
-    pub(super) fn remember(&mut self, index: usize, batch: &Batch) {
-        if self.buffers.len() <= index {
-            self.buffers.resize(index + 1, Vec::new());
-        }
-        let buffers = &mut self.buffers[index];
-        buffers.clear();
-        let chain = batch.len().checked_sub(1).and_then(|last| batch.get(last));
-        buffers.extend(
-            chain
-                .iter()
-                .flat_map(|chain| chain.writable)
-                .map(|s| (s.guest, s.len)),
-        );
-    }
-
-    /// Reports the first `written` bytes of a chain. Of one that was taken before there was a log
-    /// nothing is known, so it may have written anywhere.
-    #[cold]
-    fn written(&mut self, memory: &Snapshot, index: usize, known: bool, written: u32) {
-        let Some(log) = memory.dirty_log() else { return };
-        if !known {
-            memory
-                .regions()
-                .iter()
-                .for_each(|region| log.mark(region.guest_address, region.size));
-            return;
-        }
-        let mut left = written;
-        for (guest, len) in self.buffers.get(index).into_iter().flatten() {
-            let size = left.min(*len);
-            if size == 0 {
-                break;
-            }
-            log.mark(*guest, u64::from(size));
-            left -= size;
-        }
     }
 }
 

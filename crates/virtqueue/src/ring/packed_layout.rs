@@ -3,6 +3,8 @@
 //! All of it may change at any moment. A descriptor's length, id and flags are one atomic
 //! access of 64 bits: whoever sees the flags sees the rest, and nobody sees half of either.
 
+use super::Config;
+use super::areas::Area;
 use super::prefetch;
 use super::wakeup::PackedWords;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
@@ -30,6 +32,30 @@ pub(super) const EVENT_SIZE: u64 = 4;
 
 pub(super) const fn ring_size(size: u32) -> u64 {
     size as u64 * 16
+}
+
+/// The areas of the ring that `config` describes.
+pub(super) fn areas(config: &Config) -> [Area; 3] {
+    let event = |name, address, writable| Area {
+        name,
+        address,
+        length: EVENT_SIZE,
+        align: 4,
+        host_align: 2,
+        writable,
+    };
+    [
+        Area {
+            name: "descriptor ring",
+            address: config.descriptors,
+            length: ring_size(config.size),
+            align: 16,
+            host_align: 8,
+            writable: true,
+        },
+        event("driver event suppression", config.available, false),
+        event("device event suppression", config.used, true),
+    ]
 }
 
 /// A place in the ring: the offset of a descriptor and the wrap counter that goes with it

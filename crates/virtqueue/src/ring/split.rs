@@ -1,5 +1,6 @@
 //! The device's end of a split virtqueue (VIRTIO 1.4, 2.7).
 
+use super::areas::{self, Scattered};
 use super::barriers::{Barriers, Fences};
 use super::inflight::SplitTracking;
 use super::order::{self, Order};
@@ -8,12 +9,11 @@ use super::wakeup::{self, SplitWords};
 use super::{Config, ConfigError, DeviceRing, MAX_SIZE, feature};
 use crate::chain::{Batch, Token};
 use crate::fault::{Fault, Rule};
-use crate::memory::{Joined, Nearby, Snapshot};
-use std::sync::Arc;
+use crate::memory::{Nearby, Snapshot};
 use std::sync::atomic::Ordering;
 
 /// Bit in `SplitRing::state`: the device has the chain.
-const HELD: u32 = 1 << 16;
+pub(super) const HELD: u32 = 1 << 16;
 /// A batch is full when it has so many segments, however few chains those are.
 const BATCH_SEGMENTS: usize = 4096;
 /// The device's end of a split virtqueue.
@@ -29,22 +29,22 @@ pub struct SplitRing {
     /// Where the three parts lie, in the snapshot of generation `mapped`.
     parts: Option<Parts>,
     /// The three parts, where they lie scattered.
-    joined: [Option<Arc<Joined>>; 3],
+    joined: Scattered,
     mapped: u64,
     /// Whether the used ring has been read, once, for where to continue.
     started: bool,
     /// The next available entry to take, and what `avail.idx` was when last read.
-    next: u16,
-    available: u16,
+    pub(super) next: u16,
+    pub(super) available: u16,
     /// `available` comes from a notification and has not been used yet.
-    hinted: bool,
+    pub(super) hinted: bool,
     /// The next used entry to write, and what `used.idx` says.
     used: u16,
     published: u16,
     /// `VIRTQ_USED_F_NO_NOTIFY` is set.
     quiet: bool,
     /// By head: the position at which it was taken, and whether it is held.
-    state: Box<[u32]>,
+    pub(super) state: Box<[u32]>,
     nearby: Nearby,
     held: u32,
     /// With in-flight memory.
@@ -61,28 +61,7 @@ impl SplitRing {
         }
         let next = u16::try_from(config.base).map_err(|_| ConfigError::Base(config.base))?;
         let event_idx = config.features & feature::EVENT_IDX != 0;
-        for (name, address, align, length) in [
-            (
-                "descriptor table",
-                config.descriptors,
-                16,
-                layout::descriptors_size(size),
-            ),
-            (
-                "available ring",
-                config.available,
-                2,
-                layout::available_size(size, event_idx),
-            ),
-            ("used ring", config.used, 4, layout::used_size(size, event_idx)),
-        ] {
-            if address % align != 0 {
-                return Err(ConfigError::Alignment(name, address));
-            }
-            if address.checked_add(length).is_none() {
-                return Err(ConfigError::Wraps(name, address));
-            }
-        }
+        areas::check(&layout::areas(config))?;
         Ok(Self {
             config: *config,
             mask: (size - 1) as u16,
@@ -110,7 +89,7 @@ impl SplitRing {
 
     /// The parts in `memory`, if they are mapped.
     #[inline]
-    fn parts(&mut self, memory: &Snapshot) -> Result<Option<Parts>, Fault> {
+    pub(super) fn parts(&mut self, memory: &Snapshot) -> Result<Option<Parts>, Fault> {
         if memory.generation() != self.mapped {
             self.resolve(memory)?;
         }
@@ -119,49 +98,11 @@ impl SplitRing {
 
     #[cold]
     fn resolve(&mut self, memory: &Snapshot) -> Result<(), Fault> {
-        let Config {
-            size,
-            descriptors,
-            available,
-            used,
-            space,
-            ..
-        } = self.config;
         self.parts = None;
-        let mut joined = self.joined.iter_mut();
-        let mut part = |name: &str, address, length, align: usize, write| {
-            let Some(joined) = joined.next() else {
-                return Ok(None);
-            };
-            match memory.ring_part(space, address, length, write, joined) {
-                // What the front end's offsets are is its own choice, atomics need this.
-                Ok(Some(found)) if (found.host as usize) % align != 0 => Err(Fault::new(
-                    Rule::Alignment,
-                    format!("{name} at {address:#x} is misaligned in host memory"),
-                )),
-                Ok(found) => Ok(found),
-                Err(error) => Err(Fault::new(Rule::Address, format!("{name}: {error}"))),
-            }
-        };
-        let event_idx = self.event_idx;
-        let parts = (
-            part(
-                "descriptor table",
-                descriptors,
-                layout::descriptors_size(size),
-                8,
-                false,
-            )?,
-            part(
-                "available ring",
-                available,
-                layout::available_size(size, event_idx),
-                2,
-                false,
-            )?,
-            part("used ring", used, layout::used_size(size, event_idx), 4, true)?,
-        );
-        if let (Some(descriptors), Some(available), Some(used)) = parts {
+        let size = self.config.size;
+        let areas = layout::areas(&self.config);
+        let found = areas::resolve(&areas, &self.config, Rule::Alignment, memory, &mut self.joined)?;
+        if let Some([descriptors, available, used]) = found {
             // SAFETY: all three were resolved in `memory`, with the sizes and alignments that the
             // layout has. They are used only with a snapshot of the same generation, which is
             // the same snapshot.
@@ -222,27 +163,6 @@ impl SplitRing {
         Ok(())
     }
 
-    /// Takes a chain that a predecessor had taken: whatever the available ring says by now.
-    #[cold]
-    pub(super) fn retake(&mut self, memory: &Snapshot, head: u16, batch: &mut Batch) -> Result<(), Fault> {
-        let Some(parts) = self.parts(memory)? else {
-            return Err(Fault::new(Rule::Address, "the ring is not mapped"));
-        };
-        if self
-            .state
-            .get(usize::from(head))
-            .is_none_or(|state| state & HELD != 0)
-        {
-            let detail = format!("head {head} was in flight");
-            return Err(Fault::new(Rule::DescriptorIndex, detail));
-        }
-        let taken = self.walk_from(memory, &parts, batch, head);
-        self.book(head, taken.inspect_err(|_| batch.abandon_chain())?);
-        self.available = self.next;
-        self.hinted = false;
-        Ok(())
-    }
-
     /// Whether a batch has no room for more.
     pub(super) fn is_full(&self, batch: &Batch) -> bool {
         batch.segment_count() >= BATCH_SEGMENTS
@@ -250,7 +170,7 @@ impl SplitRing {
 
     /// Books a chain that was taken at `self.next`.
     #[inline(always)]
-    fn book(&mut self, head: u16, room: u64) {
+    pub(super) fn book(&mut self, head: u16, room: u64) {
         if let Some(order) = &mut self.order {
             order.taken(Token { id: head, slots: 1 }, room);
         }
@@ -261,7 +181,7 @@ impl SplitRing {
 
     /// Walks the chain at `head`, which is less than the size, into `batch`; returns what [`order::room`] says.
     #[inline(always)]
-    fn walk_from(
+    pub(super) fn walk_from(
         &mut self,
         memory: &Snapshot,
         parts: &Parts,
@@ -287,29 +207,6 @@ impl SplitRing {
         };
         self.nearby = nearby;
         Ok(room)
-    }
-
-    /// Reports what was written into a chain's buffers. Its descriptors are still the driver's
-    /// promise; should they have changed, the driver has spoilt its own log.
-    #[cold]
-    fn log_buffers(&self, memory: &Snapshot, parts: &Parts, head: u16, written: u32) {
-        let Some(log) = memory.dirty_log() else { return };
-        let mut batch = Batch::default();
-        if self
-            .walk(memory, &mut Nearby::default(), parts, &mut batch, head)
-            .is_err()
-        {
-            return;
-        }
-        let mut left = written;
-        for segment in batch.get(0).iter().flat_map(|chain| chain.writable) {
-            let size = left.min(segment.len);
-            if size == 0 {
-                break;
-            }
-            log.mark(segment.guest, u64::from(size));
-            left -= size;
-        }
     }
 
     pub(super) fn fault(&mut self, fault: Fault) -> Fault {

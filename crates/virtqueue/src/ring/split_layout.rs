@@ -3,7 +3,9 @@
 //! All of it may change at any moment. Each field is one atomic access of its own
 //! width, little-endian; what orders them is said where they are used.
 
+use super::areas::Area;
 use super::wakeup::SplitWords;
+use super::{Config, feature};
 use crate::spec::ring as spec;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
@@ -27,6 +29,45 @@ pub(super) const fn available_size(size: u32, event_idx: bool) -> u64 {
 
 pub(super) const fn used_size(size: u32, event_idx: bool) -> u64 {
     spec::USED_RING as u64 + USED_ENTRY_SIZE * size as u64 + if event_idx { 2 } else { 0 }
+}
+
+/// The areas of the ring that `config` describes.
+pub(super) fn areas(config: &Config) -> [Area; 3] {
+    let event_idx = config.features & feature::EVENT_IDX != 0;
+    let area = |name, address, length, align, host_align, writable| Area {
+        name,
+        address,
+        length,
+        align,
+        host_align,
+        writable,
+    };
+    let Config {
+        size,
+        descriptors,
+        available,
+        used,
+        ..
+    } = *config;
+    [
+        area(
+            "descriptor table",
+            descriptors,
+            descriptors_size(size),
+            16,
+            8,
+            false,
+        ),
+        area(
+            "available ring",
+            available,
+            available_size(size, event_idx),
+            2,
+            2,
+            false,
+        ),
+        area("used ring", used, used_size(size, event_idx), 4, 4, true),
+    ]
 }
 
 /// Whether an index that went from `old` to `new` has passed `event`: the entry at `event` is

@@ -1,6 +1,6 @@
 //! How the device follows a chain of descriptors (VIRTIO 1.4, 2.7.5).
 
-use super::split::SplitRing;
+use super::split::{HELD, SplitRing};
 use super::split_layout::{self as layout, Descriptor, Parts};
 use super::walk::{Table, Walk};
 use crate::chain::{Batch, Token};
@@ -8,6 +8,50 @@ use crate::fault::{Fault, Rule};
 use crate::memory::{Nearby, Snapshot};
 
 impl SplitRing {
+    /// Takes a chain that a predecessor had taken: whatever the available ring says by now.
+    #[cold]
+    pub(super) fn retake(&mut self, memory: &Snapshot, head: u16, batch: &mut Batch) -> Result<(), Fault> {
+        let Some(parts) = self.parts(memory)? else {
+            return Err(Fault::new(Rule::Address, "the ring is not mapped"));
+        };
+        if self
+            .state
+            .get(usize::from(head))
+            .is_none_or(|state| state & HELD != 0)
+        {
+            let detail = format!("head {head} was in flight");
+            return Err(Fault::new(Rule::DescriptorIndex, detail));
+        }
+        let taken = self.walk_from(memory, &parts, batch, head);
+        self.book(head, taken.inspect_err(|_| batch.abandon_chain())?);
+        self.available = self.next;
+        self.hinted = false;
+        Ok(())
+    }
+
+    /// Reports what was written into a chain's buffers. Its descriptors are still the driver's
+    /// promise; should they have changed, the driver has spoilt its own log.
+    #[cold]
+    pub(super) fn log_buffers(&self, memory: &Snapshot, parts: &Parts, head: u16, written: u32) {
+        let Some(log) = memory.dirty_log() else { return };
+        let mut batch = Batch::default();
+        if self
+            .walk(memory, &mut Nearby::default(), parts, &mut batch, head)
+            .is_err()
+        {
+            return;
+        }
+        let mut left = written;
+        for segment in batch.get(0).iter().flat_map(|chain| chain.writable) {
+            let size = left.min(segment.len);
+            if size == 0 {
+                break;
+            }
+            log.mark(segment.guest, u64::from(size));
+            left -= size;
+        }
+    }
+
     /// Walks the chain at `head` into `batch`; returns what [`Walk::room`] says.
     #[inline(always)]
     pub(super) fn walk(
