@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from virtio.errors import ConfigurationError, ProtocolError
-from virtio.queue.model.buffers import Buffers, InOrder, ModelChain, Placed, Used
+from virtio.queue.model.buffers import InOrder, ModelChain, Placed, Used
+from virtio.queue.model.ends import DeviceEnd, DriverEnd
 from virtio.queue.model.packed_ring import (
     AVAIL,
     EVENT_DESC,
@@ -22,7 +23,7 @@ from virtio.queue.model.packed_ring import (
     PackedRing,
     Position,
 )
-from virtio.queue.model.ring import EVENT_IDX, IN_ORDER, INDIRECT, INDIRECT_DESC, NEXT, WRITE, Addresses
+from virtio.queue.model.ring import EVENT_IDX, IN_ORDER, INDIRECT, INDIRECT_DESC, NEXT, WRITE
 from virtio.queue.model.shared import SharedMemory, shared
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from virtio.queue.model.shared import Touch
 
 
-class PackedDriver:
+class PackedDriver(DriverEnd[PackedLayout]):
     """The driver's end (2.8.21, 2.8.22), with memory for buffers behind the ring.
 
     ``memory`` is the guest's memory as a writable buffer whose first byte has the address ``start``. The ring
@@ -52,15 +53,10 @@ class PackedDriver:
         observer: Callable[[Touch], object] | None = None,
     ) -> None:
         """Lay out an empty ring, zero-initialised as 2.8.13 demands."""
-        self.memory = shared(memory, start, "driver", observer)
-        self.features = features
-        self.layout = PackedLayout.at(address, size)
-        self.buffers = Buffers(self.memory, self.layout.end, end)
-        self._enable(self.layout)
+        layout = PackedLayout.at(address, size)
+        super().__init__(memory, layout, features, start=start, end=end, observer=observer)
 
     def _enable(self, layout: PackedLayout) -> None:
-        self.layout = layout
-        self.size = layout.size
         self.ring = PackedRing(self.memory, layout)
         self.next_available = Position(self.size)
         self.next_used = Position(self.size)
@@ -70,18 +66,6 @@ class PackedDriver:
         self._published = Position(self.size)
         self._added = 0
         self._unannounced = 0
-        span = layout.end - layout.descriptors
-        self.memory.view(layout.descriptors, span)[:] = bytes(span)
-
-    @property
-    def addresses(self) -> Addresses:
-        """Where the ring lies, as :meth:`virtio.queue.Queue.configure` takes it."""
-        return self.layout.addresses
-
-    @property
-    def outstanding(self) -> int:
-        """Buffers that were added and not yet polled as used."""
-        return len(self.buffers.out)
 
     @property
     def free_descriptors(self) -> int:
@@ -211,10 +195,6 @@ class PackedDriver:
             raise ProtocolError(f"{written} bytes written into a buffer of {placed.room}", "2.8.4")
         return Used(buffer_id, placed.room if written is None else written)
 
-    def data(self, buffer_id: int) -> bytes:
-        """Return the device-writable part of a buffer; of a used one only until something is added."""
-        return self.buffers.data(buffer_id)
-
     def enable_interrupts(self) -> bool:
         """Ask for a notification of the next used buffer; True: there is one already (2.8.22)."""
         if self.features & EVENT_IDX:
@@ -229,24 +209,8 @@ class PackedDriver:
         """Advise the device that no notification is needed (2.8.10)."""
         self.ring.set_event(self.layout.driver_event, EVENT_DISABLE)
 
-    def reset(self, size: int | None = None) -> list[int]:
-        """Begin anew with an empty ring, of another size if one is given (2.6.1).
 
-        The device has confirmed that the queue is reset, so all buffers that it had are the driver's again,
-        unused: their ids are returned.
-        """
-        unused = list(self.buffers.out)
-        layout = PackedLayout.at(self.layout.descriptors, self.size if size is None else size)
-        self.buffers.clear(layout.end)
-        self._enable(layout)
-        return unused
-
-    def close(self) -> None:
-        """Let go of the memory."""
-        self.memory.close()
-
-
-class PackedDevice:
+class PackedDevice(DeviceEnd):
     """The device's end (2.8.12, 2.8.15, 2.8.18)."""
 
     def __init__(
@@ -367,14 +331,6 @@ class PackedDevice:
                 readable.append((address, length))
         return ModelChain(buffer_id, tuple(readable), tuple(writable), slots)
 
-    def read(self, chain: ModelChain) -> bytes:
-        """Copy the device-readable part."""
-        return chain.read(self.memory)
-
-    def write(self, chain: ModelChain, data: bytes) -> None:
-        """Put ``data`` into the device-writable part, from its begin."""
-        chain.write(self.memory, data)
-
     def push(self, chain: ModelChain, written: int) -> None:
         """Record a used buffer; the driver does not see it before :meth:`publish`."""
         if not self._enabled:
@@ -439,7 +395,3 @@ class PackedDevice:
         if not self.features & EVENT_IDX:
             # With the event index, a descriptor that is already passed stands for the same: nothing to write.
             self.ring.set_event(self.layout.device_event, EVENT_DISABLE)
-
-    def close(self) -> None:
-        """Let go of the memory."""
-        self.memory.close()

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from virtio.errors import ConfigurationError, ProtocolError
-from virtio.queue.model.buffers import Buffers, InOrder, ModelChain, Placed, Used
+from virtio.queue.model.buffers import InOrder, ModelChain, Placed, Used
+from virtio.queue.model.ends import DeviceEnd, DriverEnd
 from virtio.queue.model.ring import (
     EVENT_IDX,
     IN_ORDER,
@@ -19,7 +20,6 @@ from virtio.queue.model.ring import (
     NO_INTERRUPT,
     NO_NOTIFY,
     WRITE,
-    Addresses,
     Descriptor,
     SplitLayout,
     SplitRing,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from virtio.queue.model.shared import Touch
 
 
-class SplitDriver:
+class SplitDriver(DriverEnd[SplitLayout]):
     """The driver's end (2.7.13, 2.7.14), with memory for buffers behind the ring.
 
     ``memory`` is the guest's memory as a writable buffer whose first byte has the address ``start``. The ring
@@ -57,33 +57,17 @@ class SplitDriver:
         observer: Callable[[Touch], object] | None = None,
     ) -> None:
         """Lay out an empty ring, with the index fields at 0 as 2.7.10.1 demands."""
-        self.memory = shared(memory, start, "driver", observer)
-        self.features = features
-        self.layout = SplitLayout.at(address, size) if layout is None else layout
-        self.buffers = Buffers(self.memory, self.layout.end, end)
-        self._enable(self.layout)
+        if layout is None:
+            layout = SplitLayout.at(address, size)
+        super().__init__(memory, layout, features, start=start, end=end, observer=observer)
 
     def _enable(self, layout: SplitLayout) -> None:
-        self.layout = layout
-        self.size = layout.size
         self.ring = SplitRing(self.memory, layout)
         self._free = list(range(self.size))
         self._next_available = 0
         self._published = 0
         self._next_used = 0
         self._kicked = 0
-        span = layout.end - layout.descriptors
-        self.memory.view(layout.descriptors, span)[:] = bytes(span)
-
-    @property
-    def addresses(self) -> Addresses:
-        """Where the ring lies, as :meth:`virtio.queue.Queue.configure` takes it."""
-        return self.layout.addresses
-
-    @property
-    def outstanding(self) -> int:
-        """Buffers that were added and not yet polled as used."""
-        return len(self.buffers.out)
 
     @property
     def free_descriptors(self) -> int:
@@ -207,10 +191,6 @@ class SplitDriver:
             raise ProtocolError(f"{written} bytes written into a buffer of {placed.room}", "2.7.8.2")
         return Used(head, placed.room if written is None else written)
 
-    def data(self, head: int) -> bytes:
-        """Return the device-writable part of a buffer; of a used one only until something is added."""
-        return self.buffers.data(head)
-
     def enable_interrupts(self) -> bool:
         """Ask for a notification of the next used buffer; True: there is one already (2.7.7.1, 2.7.14)."""
         if self.features & EVENT_IDX:
@@ -228,24 +208,8 @@ class SplitDriver:
         else:
             self.ring.available_flags = NO_INTERRUPT
 
-    def reset(self, size: int | None = None) -> list[int]:
-        """Begin anew with an empty ring, of another size if one is given (2.6.1).
 
-        The device has confirmed that the queue is reset, so all buffers that it had are the driver's again,
-        unused: their heads are returned.
-        """
-        unused = list(self.buffers.out)
-        layout = SplitLayout.at(self.layout.descriptors, self.size if size is None else size)
-        self.buffers.clear(layout.end)
-        self._enable(layout)
-        return unused
-
-    def close(self) -> None:
-        """Let go of the memory."""
-        self.memory.close()
-
-
-class SplitDevice:
+class SplitDevice(DeviceEnd):
     """The device's end (2.7.8, 2.7.10, 2.7.13)."""
 
     def __init__(
@@ -359,14 +323,6 @@ class SplitDevice:
         self.memory.view(descriptor.address, descriptor.length)
         return descriptor.address, descriptor.length // 16
 
-    def read(self, chain: ModelChain) -> bytes:
-        """Copy the device-readable part."""
-        return chain.read(self.memory)
-
-    def write(self, chain: ModelChain, data: bytes) -> None:
-        """Put ``data`` into the device-writable part, from its begin (2.7.8.2)."""
-        chain.write(self.memory, data)
-
     def push(self, head: int, written: int) -> None:
         """Record a used buffer; the driver does not see it before :meth:`publish` (2.7.8.2)."""
         if not self._enabled:
@@ -431,7 +387,3 @@ class SplitDevice:
         while (base - 1) & 0xFFFF in held:
             base = (base - 1) & 0xFFFF
         return base
-
-    def close(self) -> None:
-        """Let go of the memory."""
-        self.memory.close()
