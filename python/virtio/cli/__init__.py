@@ -25,6 +25,7 @@ COMMANDS = {
     "block": "Read, write and copy a disk that a block device offers.",
     "entropy": "Print random bytes from an entropy device.",
     "console": "Talk to a console device.",
+    "net": "Send, capture and count frames of a network device.",
     "bench": "Measure what things cost on this machine.",
     "spec": "Show the standard: device types, feature bits, structures.",
     "features": "Decode a feature word.",
