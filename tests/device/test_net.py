@@ -422,7 +422,7 @@ def test_coalescing_parameters_follow_the_last_command(wide: Card) -> None:
     assert set_one(1, 4) == OK
     assert wide.command("NOTF_COAL", 0, coalescing(9, 9)) == OK
     assert [of(queue) for queue in (1, 3)] == [OK + coalescing(9, 9)] * 2
-    # Disabled and enabled again, a queue has what all queues of its kind were given (5.1.9.5.10.5).
+    # Disabled and enabled again, a queue has what all queues of its kind were given (5.1.9.5.10.6).
     queue = wide.device.queues[0]
     queue.reset()
     assert of(0) == ERR

@@ -1,14 +1,20 @@
 """Real guests joined by our switch: Linux as the driver of our network device."""
 
+import hashlib
+import random
+import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import pytest
 from tests.interop import newer
 from tests.interop.newer import newer_peers as newer_peers
 
 import virtio
+from virtio.device.net_backends import Tap
 from virtio.spec.core import F as CORE
 from virtio.spec.net import F
 from virtio.vm import Guest, Monitor, boot
@@ -225,3 +231,41 @@ def eventually(condition: Callable[[], bool]) -> bool:
             return False
         time.sleep(0.01)
     return True
+
+
+def test_a_guest_reaches_its_host_over_a_tap_device() -> None:
+    """Offloads are handed through to the kernel, and from it."""
+    try:
+        tap = Tap("pyvirtio%d")
+    except virtio.ConfigurationError as error:
+        pytest.skip(str(error))
+    device = virtio.NetworkDevice(tap)
+    run = partial(subprocess.run, check=True, capture_output=True, text=True)
+    with ExitStack() as stack:
+        stack.callback(device.close)
+        run(["ip", "addr", "add", "10.213.7.1/24", "dev", tap.name])
+        run(["ip", "link", "set", tap.name, "up"])
+        guest = stack.enter_context(boot([device], monitor="uml", timeout=80))
+        guest.check("ip link set eth0 up && ip addr add 10.213.7.2/24 dev eth0")
+        assert "0% packet loss" in guest.check("ping -c 2 -i 0.1 10.213.7.1")
+        data = random.Random(5).randbytes(8 << 20)
+        guest.check("(tail -f /dev/null | nc -l -p 9 | sha256sum >/tmp/sum) & sleep 0.2")
+        with socket.create_connection(("10.213.7.2", 9), timeout=20) as connection:
+            connection.sendall(data)
+        guest.check(until("[ -s /tmp/sum ]"))
+        assert guest.check("cat /tmp/sum").split()[0] == hashlib.sha256(data).hexdigest()
+        assert device.statistics()["rx_gso_packets"] > 10
+        with socket.create_server(("10.213.7.1", 0)) as server:
+            server.settimeout(20)
+            sent = guest.check(
+                "dd if=/dev/urandom of=/tmp/data bs=1M count=8 2>/dev/null; sha256sum </tmp/data;"
+                f"(nc 10.213.7.1 {server.getsockname()[1]} </tmp/data >/dev/null) &"
+            )
+            connection, _ = server.accept()
+            with connection:
+                digest = hashlib.sha256()
+                while piece := connection.recv(1 << 16):
+                    digest.update(piece)
+        assert digest.hexdigest() == sent.split()[0]
+        assert device.statistics()["tx_gso_packets_noseg"] > 10
+    healthy(device)
