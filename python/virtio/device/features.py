@@ -29,10 +29,11 @@ IMPLEMENTED = (
     | core.F.RING_RESET
     | core.F.SUSPEND
     | core.F.NOTIFICATION_DATA
+    | core.F.NOTIF_CONFIG_DATA
     | core.F.ADMIN_VQ
     | core.F.ACCESS_PLATFORM
 )
-"""The device-independent features that our device end has."""
+"""The device-independent features that our device end has. NOTIF_CONFIG_DATA is the transport's alone."""
 
 DEFAULT = core.F.VERSION_1 | core.F.INDIRECT_DESC | core.F.EVENT_IDX | core.F.RING_PACKED
 """Those that a device offers unless told otherwise. SUSPEND costs nothing, but few drivers ever saw it."""
