@@ -241,6 +241,20 @@ MUTANTS = [
         "if ahead == 0 {",
         "ring::tests::notification",
     ),
+    Mutant(
+        "a packet's buffers one by one",
+        "ring/order.rs",
+        "if !complete || tied != 0 && self.tied_up() {",
+        "if !complete {",
+        "ring::tests::together",
+    ),
+    Mutant(
+        "a late call makes up for nothing",
+        "worker/engine.rs",
+        "self.unasked = true;",
+        "self.unasked = false;",
+        "worker::tests::descriptors",
+    ),
 ]
 
 
