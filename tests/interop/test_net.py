@@ -261,5 +261,5 @@ def test_a_guest_reaches_its_host_over_a_tap_device() -> None:
         with urllib.request.urlopen("http://10.213.7.2/data", timeout=20) as got:
             assert hashlib.sha256(got.read()).hexdigest() == guest.check("sha256sum /tmp/data").split()[0]
         statistics = device.statistics()
-        assert statistics["tx_gso_packets_noseg"] == 10, statistics
+        assert statistics["tx_gso_packets_noseg"] == statistics["tx_gso_packets"] > 10
     healthy(device)
