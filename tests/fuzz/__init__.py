@@ -1,18 +1,27 @@
-"""What fuzz targets have in common: inputs that reach new code are kept and changed further."""
+"""What fuzz targets have in common: inputs that reach new code are kept and changed further.
+
+Those that fuzz sessions share a form of input, too: steps of bytes that come with descriptors.
+"""
 
 import argparse
+import gc
 import hashlib
 import logging
+import os
 import random
+import struct
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+
+_STEP = struct.Struct("<BBH")
 
 Run = Callable[[bytes], object]
 Mutate = Callable[[bytes, list[bytes], random.Random], bytes]
@@ -21,7 +30,7 @@ Mutate = Callable[[bytes, list[bytes], random.Random], bytes]
 class Coverage:
     """Pairs of lines, one after the other, within the code that is fuzzed."""
 
-    def __init__(self, run: Run, sources: str) -> None:
+    def __init__(self, run: Run, sources: str | tuple[str, ...]) -> None:
         """Watch what lies below ``sources`` while ``run`` takes an input."""
         self.seen: set[tuple[int, int]] = set()
         self._run = run
@@ -52,6 +61,45 @@ class Coverage:
         return self._line
 
 
+def step(kind: int, fds: int, data: bytes) -> bytes:
+    """Make a step: what happens, which descriptors come with it, and its bytes."""
+    return _STEP.pack(kind, fds, len(data)) + data
+
+
+def steps(data: bytes, kinds: int) -> Iterator[tuple[int, int, bytes]]:
+    """Read an input as steps of so many kinds."""
+    position = 0
+    while position + _STEP.size <= len(data):
+        kind, fds, size = _STEP.unpack_from(data, position)
+        position += _STEP.size
+        yield kind % kinds, fds, data[position : position + size]
+        position += size
+
+
+def cuts(data: bytes) -> list[int]:
+    """Find where an input may be cut between two steps, its beginning and end included."""
+    found = [0]
+    for _, _, content in steps(data, 1):
+        found.append(min(found[-1] + _STEP.size + len(content), len(data)))
+    return found
+
+
+@contextmanager
+def nothing_left_open() -> Iterator[None]:
+    """Find descriptors that an input left open: then the lowest free number is another."""
+    before = _lowest_free()
+    yield
+    if _lowest_free() != before:
+        gc.collect()  # what refers to itself may keep some for a while
+        assert _lowest_free() == before, "a descriptor was left open"
+
+
+def _lowest_free() -> int:
+    number = os.dup(0)
+    os.close(number)
+    return number
+
+
 def spoil(changed: bytearray, choice: random.Random) -> None:
     """Change, or take away, a few bytes somewhere."""
     if not changed:
@@ -68,7 +116,9 @@ def spoil(changed: bytearray, choice: random.Random) -> None:
             del changed[at]
 
 
-def fuzz(name: str, run: Run, *, seeds: Sequence[bytes], mutate: Mutate, sources: str) -> int:
+def fuzz(
+    name: str, run: Run, *, seeds: Sequence[bytes], mutate: Mutate, sources: str | tuple[str, ...]
+) -> int:
     """Fuzz for a while; status 1, and a file in fuzz/NAME/artifacts, if something is wrong."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=30)

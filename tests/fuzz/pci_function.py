@@ -6,24 +6,17 @@ each is in :class:`Scene`.
 
 # ruff: noqa: E402 - the path to the tests comes first
 
-import argparse
-import hashlib
-import logging
 import random
 import struct
 import sys
-import time
-import traceback
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
+from tests.fuzz import fuzz
 from tests.transport.pci.rig import CONFIG, FIELDS, MASTER, Card, S
 
 from virtio.errors import ConfigurationError, StateError
@@ -31,7 +24,6 @@ from virtio.spec import core, pci_bus
 from virtio.transport import pci, registers
 from virtio.transport.pci import Layout
 
-_SOURCES = (str(Path(pci.__file__).parent), registers.__file__)
 STEP = struct.Struct("<BBBxIQ")
 _MOST_STEPS = 200
 READ, WRITE, FIELD, NOTIFY, TARGETS, MASK, UNMASK, CHANGE, MEMORY, RESET, MOVE, LISTEN = range(12)
@@ -123,36 +115,6 @@ def run(data: bytes) -> None:
         scene.close()
 
 
-class Coverage:
-    """Pairs of lines, one after the other, within the code that is fuzzed."""
-
-    def __init__(self) -> None:
-        self.seen: set[tuple[int, int]] = set()
-        self._new = False
-        self._last = 0
-
-    def run(self, data: bytes) -> bool:
-        """Run an input; tell whether it went where none had gone."""
-        self._new, self._last = False, 0
-        sys.settrace(self._enter)
-        try:
-            run(data)
-        finally:
-            sys.settrace(None)
-        return self._new
-
-    def _enter(self, frame: FrameType, event: str, _: object) -> Any:
-        return self._line if frame.f_code.co_filename.startswith(_SOURCES) else None
-
-    def _line(self, frame: FrameType, event: str, _: object) -> Any:
-        here = hash((frame.f_code, frame.f_lineno))
-        pair, self._last = (self._last, here), here
-        if pair not in self.seen:
-            self.seen.add(pair)
-            self._new = True
-        return self._line
-
-
 # --- inputs
 
 
@@ -238,46 +200,15 @@ def random_step(choice: random.Random) -> bytes:
     return STEP.pack(kind, region, choice.choice((1, 2, 4, 8, choice.randrange(256))), offset, value)
 
 
-def inputs(*folders: Path) -> Iterator[bytes]:
-    for folder in folders:
-        if folder.is_dir():
-            yield from (file.read_bytes() for file in sorted(folder.iterdir()))
-
-
 def main() -> int:
-    """Fuzz for a while; status 1 and a file in fuzz/pci_function/artifacts if something is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=30)
-    parser.add_argument("--corpus", type=Path, default=ROOT / "fuzz/corpus/pci_function")
-    parser.add_argument("--found", type=Path, default=ROOT / ".cache/fuzz/pci_function")
-    parser.add_argument("--seed", type=int, default=None, help="repeat a run")
-    options = parser.parse_args()
-    logging.disable(logging.CRITICAL)
-    options.found.mkdir(parents=True, exist_ok=True)
-    choice, coverage = random.Random(options.seed), Coverage()
-    kept: list[bytes] = []
-    waiting = [*inputs(options.corpus, options.found), *seeds()]
-    given, runs, fresh = len(waiting), 0, 0
-    end = time.monotonic() + options.seconds
-    while time.monotonic() < end or waiting:
-        data = waiting.pop() if waiting else mutate(choice.choice(kept), kept, choice)
-        runs += 1
-        try:
-            new = coverage.run(data)
-        except Exception:
-            traceback.print_exc()
-            file = ROOT / "fuzz/pci_function/artifacts" / f"crash-{hashlib.sha1(data).hexdigest()[:16]}"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(data)
-            print(f"  wrong: {file}")
-            return 1
-        if new:
-            kept.append(data)
-            if runs > given:
-                fresh += 1
-                (options.found / hashlib.sha1(data).hexdigest()[:16]).write_bytes(data)
-    print(f"  inputs run: {runs}\n  of them new: {fresh}\n  pairs of lines: {len(coverage.seen)}")
-    return 0
+    """Fuzz for a while."""
+    return fuzz(
+        "pci_function",
+        run,
+        seeds=seeds(),
+        mutate=mutate,
+        sources=(str(Path(pci.__file__).parent), registers.__file__),
+    )
 
 
 if __name__ == "__main__":

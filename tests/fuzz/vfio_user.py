@@ -1,25 +1,23 @@
 """Fuzzes the vfio-user codec and session: bytes and descriptors in any order, on a real function.
 
-``tools/fuzz vfio_user`` runs it. An input is a list of steps (see :func:`steps`); mutations work on bytes and
+``tools/fuzz vfio_user`` runs it. An input is a list of steps (see ``steps``); mutations work on bytes and
 on whole messages. What must hold after every step is in :class:`Scene`.
 """
 
 # ruff: noqa: E402 - the path to the tests comes first
 
-import gc
 import os
 import random
 import socket
 import struct
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
-from tests.fuzz import fuzz, spoil
+from tests.fuzz import cuts, fuzz, nothing_left_open, spoil, step, steps
 from tests.transport.vfio_user.harness import Client
 
 from virtio.transport import vfio_user
@@ -51,7 +49,6 @@ from virtio.transport.vfio_user.payloads import (
     pack_writes,
 )
 
-_STEP = struct.Struct("<BBH")
 _MAX_INPUT = 4096
 MESSAGE, SETTLE = range(2)
 
@@ -160,20 +157,6 @@ class Scene:
         return found
 
 
-def steps(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Read an input: what happens (one byte), with which descriptors (one byte), and its bytes."""
-    position = 0
-    while position + _STEP.size <= len(data):
-        kind, fds, size = _STEP.unpack_from(data, position)
-        position += _STEP.size
-        yield kind % 2, fds, data[position : position + size]
-        position += size
-
-
-def step(kind: int, fds: int, data: bytes) -> bytes:
-    return _STEP.pack(kind, fds, len(data)) + data
-
-
 class Descriptors:
     """A few of each kind: bits 0 to 3 of a code say how many, 4 and 5 which kind comes first."""
 
@@ -193,26 +176,17 @@ class Descriptors:
 
 def run(data: bytes, descriptors: Descriptors) -> None:
     """Run one input; whatever is wrong raises."""
-    before = os.dup(0)
-    os.close(before)
-    scene = Scene()
-    try:
-        for kind, fds, content in steps(data):
-            scene.step(kind, content, descriptors.take(fds))
-            if scene.ended:
-                break
-    finally:
-        scene.client.close()
-        assert not scene.client.device.attached
-    del scene
-    after = os.dup(0)
-    os.close(after)
-    if before != after:
-        gc.collect()  # what refers to itself may keep some for a while
-        after = os.dup(0)
-        os.close(after)
-    # The lowest free number is the same again: nothing was left open.
-    assert before == after, "a descriptor was left open"
+    with nothing_left_open():
+        scene = Scene()
+        try:
+            for kind, fds, content in steps(data, 2):
+                scene.step(kind, content, descriptors.take(fds))
+                if scene.ended:
+                    break
+        finally:
+            scene.client.close()
+            assert not scene.client.device.attached
+        del scene
 
 
 # --- inputs
@@ -259,19 +233,17 @@ def seeds() -> list[bytes]:
 
 def mutate(data: bytes, others: list[bytes], choice: random.Random) -> bytes:
     """Change an input a little."""
-    cuts = [0]
-    for _, _, content in steps(data):
-        cuts.append(min(cuts[-1] + _STEP.size + len(content), len(data)))
+    places = cuts(data)
     changed = bytearray(data)
     for _ in range(1 << choice.randrange(4)):
-        at = choice.choice(cuts)
+        at = choice.choice(places)
         match choice.randrange(7):
             case 0 | 1:
                 changed[at:at] = message(choice)
             case 2:
                 changed[at:at] = step(SETTLE, 0, b"")
-            case 3 if len(cuts) > 2:
-                del changed[at : choice.choice(cuts)]
+            case 3 if len(places) > 2:
+                del changed[at : choice.choice(places)]
             case 4 if others:
                 changed[at:] = choice.choice(others)
             case _:

@@ -1,31 +1,24 @@
 """Fuzzes the vhost-user codec and session: bytes, descriptors and events in any order, on guest memory.
 
-``tools/fuzz vhost_user`` runs it. An input is a list of steps (see :func:`steps`); mutations work on bytes
+``tools/fuzz vhost_user`` runs it. An input is a list of steps (see ``steps``); mutations work on bytes
 and on whole messages. Inputs that reach new lines, or lines in a new order, are kept and mutated further.
 What must hold after every step is in :class:`Scene`.
 """
 
 # ruff: noqa: E402 - the path to the tests comes first
 
-import argparse
-import hashlib
-import logging
 import os
 import random
 import socket
-import struct
 import sys
-import time
-import traceback
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
+from tests.fuzz import cuts, fuzz, nothing_left_open, spoil, step, steps
 from tests.transport.fakes import FakeDevice
 
 from virtio._native import Memory
@@ -55,8 +48,6 @@ from virtio.transport.vhost_user.payloads import (
 )
 from virtio.transport.vhost_user.session import Session
 
-_SOURCES = str(Path(vhost_user.__file__).parent)
-_STEP = struct.Struct("<BBH")
 _MAX_INPUT = 4096
 MAIN, CHANNEL, CONFIG, BROKEN, CALL, HANG = range(6)
 
@@ -188,20 +179,6 @@ def _close(fds: list[int]) -> None:
         os.close(fd)
 
 
-def steps(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Read an input: what happens (one byte), with which descriptors (one byte), and its bytes."""
-    position = 0
-    while position + _STEP.size <= len(data):
-        kind, fds, size = _STEP.unpack_from(data, position)
-        position += _STEP.size
-        yield kind % 6, fds, data[position : position + size]
-        position += size
-
-
-def step(kind: int, fds: int, data: bytes) -> bytes:
-    return _STEP.pack(kind, fds, len(data)) + data
-
-
 class Descriptors:
     """A few of each kind, duplicated for each input: bits 0 to 3 how many, 4 to 6 which kind first."""
 
@@ -226,51 +203,15 @@ class Descriptors:
 
 def run(data: bytes, descriptors: Descriptors) -> None:
     """Run one input; whatever is wrong raises."""
-    before = os.dup(0)
-    os.close(before)
-    scene = Scene()
-    try:
-        for kind, fds, content in steps(data):
-            scene.step(kind, content, descriptors.take(fds))
-            if scene.ended:
-                break
-    finally:
-        scene.close()
-    after = os.dup(0)
-    os.close(after)
-    # The lowest free number is the same again: nothing was left open.
-    assert before == after, "a descriptor was left open"
-
-
-class Coverage:
-    """Pairs of lines, one after the other, within the code that is fuzzed."""
-
-    def __init__(self) -> None:
-        self.seen: set[tuple[int, int]] = set()
-        self._new = False
-        self._last = 0
-
-    def run(self, data: bytes, descriptors: Descriptors) -> bool:
-        """Run an input; tell whether it went where none had gone."""
-        self._new, self._last = False, 0
-        sys.settrace(self._enter)
+    with nothing_left_open():
+        scene = Scene()
         try:
-            run(data, descriptors)
+            for kind, fds, content in steps(data, 6):
+                scene.step(kind, content, descriptors.take(fds))
+                if scene.ended:
+                    break
         finally:
-            sys.settrace(None)
-        return self._new
-
-    def _enter(self, frame: FrameType, event: str, _: object) -> Any:
-        return self._line if frame.f_code.co_filename.startswith(_SOURCES) else None
-
-    def _line(self, frame: FrameType, event: str, _: object) -> Any:
-        here = hash((frame.f_code, frame.f_lineno))
-        pair = (self._last, here)
-        self._last = here
-        if pair not in self.seen:
-            self.seen.add(pair)
-            self._new = True
-        return self._line
+            scene.close()
 
 
 # --- inputs
@@ -338,12 +279,10 @@ def seeds() -> list[bytes]:
 
 def mutate(data: bytes, others: list[bytes], choice: random.Random) -> bytes:
     """Change an input a little."""
-    cuts = [0]
-    for _, _, content in steps(data):
-        cuts.append(min(cuts[-1] + _STEP.size + len(content), len(data)))
+    places = cuts(data)
     changed = bytearray(data)
     for _ in range(1 << choice.randrange(4)):
-        at = choice.choice(cuts)
+        at = choice.choice(places)
         match choice.randrange(8):
             case 0 | 1:
                 changed[at:at] = message(choice)
@@ -351,63 +290,26 @@ def mutate(data: bytes, others: list[bytes], choice: random.Random) -> bytes:
                 changed[at:at] = step(
                     choice.randrange(1, 6), 0, encode_acknowledgement(choice.randrange(9), 0)
                 )
-            case 3 if len(cuts) > 2:
-                del changed[at : choice.choice(cuts)]
+            case 3 if len(places) > 2:
+                del changed[at : choice.choice(places)]
             case 4 if others:
                 other = choice.choice(others)
                 changed[at:] = other[choice.randrange(len(other) + 1) :] if choice.random() < 0.2 else other
-            case 5 if changed:
-                changed[choice.randrange(len(changed))] = choice.choice(
-                    (0, 1, 255, 128, choice.randrange(256))
-                )
-            case 6 if changed:
-                position = choice.randrange(len(changed))
-                width = choice.choice((2, 4, 8))
-                value = choice.choice((0, 1, 2**15, 2**31, 2**63, 2**64 - 1, 4096)) & (1 << 8 * width) - 1
-                changed[position : position + width] = value.to_bytes(width, "little")
-            case _ if changed:
-                del changed[choice.randrange(len(changed))]
+            case _:
+                spoil(changed, choice)
     return bytes(changed[:_MAX_INPUT])
 
 
 def main() -> int:
-    """Fuzz for a while; status 1 and a file in fuzz/vhost_user/artifacts if something is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=30)
-    parser.add_argument("--corpus", type=Path, default=ROOT / "fuzz/corpus/vhost_user")
-    parser.add_argument("--found", type=Path, default=ROOT / ".cache/fuzz/vhost_user")
-    parser.add_argument("--seed", type=int, default=None, help="repeat a run")
-    options = parser.parse_args()
-    logging.disable(logging.CRITICAL)
-    options.found.mkdir(parents=True, exist_ok=True)
-    choice = random.Random(options.seed)
-    descriptors, coverage = Descriptors(), Coverage()
-    kept: list[bytes] = []
-    inputs = [
-        file.read_bytes() for folder in (options.corpus, options.found) for file in sorted(folder.iterdir())
-    ]
-    waiting = inputs + seeds()
-    given, runs, fresh = len(waiting), 0, 0
-    end = time.monotonic() + options.seconds
-    while time.monotonic() < end or waiting:
-        data = waiting.pop() if waiting else mutate(choice.choice(kept), kept, choice)
-        runs += 1
-        try:
-            new = coverage.run(data, descriptors)
-        except Exception:
-            traceback.print_exc()
-            file = ROOT / "fuzz/vhost_user/artifacts" / f"crash-{hashlib.sha1(data).hexdigest()[:16]}"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(data)
-            print(f"  wrong: {file}")
-            return 1
-        if new:
-            kept.append(data)
-            if runs > given:
-                fresh += 1
-                (options.found / hashlib.sha1(data).hexdigest()[:16]).write_bytes(data)
-    print(f"  inputs run: {runs}\n  of them new: {fresh}\n  pairs of lines: {len(coverage.seen)}")
-    return 0
+    """Fuzz for a while."""
+    descriptors = Descriptors()
+    return fuzz(
+        "vhost_user",
+        lambda data: run(data, descriptors),
+        seeds=seeds(),
+        mutate=mutate,
+        sources=str(Path(vhost_user.__file__).parent),
+    )
 
 
 if __name__ == "__main__":
