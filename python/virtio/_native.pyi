@@ -1078,11 +1078,13 @@ class BlockRequests:
         size: int = 4096,
         sequential: bool = False,
         seed: int = 1,
+        timeout: float | None = None,
     ) -> LoadResult:
         """Make load on the first ``sectors``, with ``depth`` requests of ``size`` bytes out at once.
 
         ``verify``: reads and writes, each read compared with what was last written there. It ends after
         ``requests`` of them, or after ``seconds``. ``buffer`` is shared, ``depth`` times ``size`` bytes.
+        ``TimeoutError``: for ``timeout`` seconds nothing came back.
         """
 
 # --- measuring ------------------------------------------------------------------------------------

@@ -229,6 +229,8 @@ def test_time_outs_leave_the_queue_usable(drive: Drive) -> None:
         disk.readinto(0, shared, timeout=0.02)
     with pytest.raises(TimeoutError):
         disk.read_batch([0, 8], disk.allocate(1024), timeout=0.02)
+    with pytest.raises(TimeoutError):
+        disk.load("read", disk.allocate(2 * 4096), depth=2, timeout=0.02)
     request = disk.submit_read(0, 8)
     with pytest.raises(TimeoutError):
         request.wait(0.02)

@@ -3,12 +3,11 @@
 use crate::contents::Contents;
 use crate::driver::{DriverQueue, Native, RingPlace, TablePlace, failure, settings, shared_address, waiting};
 use crate::errors::configuration;
-use crate::memory::Memory;
+use crate::memory::{self, Memory};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use std::sync::Arc;
-use std::time::Duration;
 use virtqueue::driver::{Area, BlockQueue, BlockSettings, Error, Kind, Load, Measured, Mix, Place};
 use virtqueue::memory::GuestMemory;
 
@@ -267,7 +266,7 @@ impl BlockRequests {
         Ok(failed.then(|| PyBytes::new(py, &statuses)))
     }
 
-    #[pyo3(signature = (mix, buffer, *, sectors, depth, requests=u64::MAX, seconds=f64::INFINITY, size=4096, sequential=false, seed=1))]
+    #[pyo3(signature = (mix, buffer, *, sectors, depth, requests=u64::MAX, seconds=f64::INFINITY, size=4096, sequential=false, seed=1, timeout=None))]
     #[allow(clippy::too_many_arguments, reason = "by name in Python")]
     fn load(
         &self,
@@ -281,6 +280,7 @@ impl BlockRequests {
         size: u32,
         sequential: bool,
         seed: u64,
+        timeout: Option<f64>,
     ) -> PyResult<LoadResult> {
         let mix = match mix {
             "read" => Mix::Read,
@@ -302,8 +302,8 @@ impl BlockRequests {
             sectors,
             depth,
             requests,
-            time: Duration::try_from_secs_f64(seconds.min(1e9))
-                .map_err(|error| configuration(error.to_string()))?,
+            time: memory::seconds(seconds)?,
+            timeout: timeout.map(memory::seconds).transpose()?,
             seed,
         };
         let (block, memory) = (self.block(), self.memory.snapshot());

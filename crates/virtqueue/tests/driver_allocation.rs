@@ -85,6 +85,7 @@ fn a_warm_driver_allocates_nothing() {
             depth: 64,
             requests,
             time: Duration::from_secs(60),
+            timeout: Some(Duration::from_secs(60)),
             seed: 1,
         };
         let mut data = vec![0; 3 * CHUNK as usize];

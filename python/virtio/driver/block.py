@@ -298,12 +298,15 @@ class BlockDriver(Driver):
         sectors: int | None = None,
         sequential: bool = False,
         seed: int = 1,
+        timeout: float | None = 30.0,
     ) -> LoadResult:
         """Make load natively, from this thread: ``depth`` requests of ``size`` bytes are out at once.
 
         ``verify`` reads and writes, and compares each read with what was last written there; it and ``write``
         destroy what is on the disk. The load ends after so many requests or seconds. ``sectors``: how much of
-        the disk to use. ``buffer`` is shared memory for all requests that are out.
+        the disk to use. ``buffer`` is shared memory for all requests that are out. Raises ``TimeoutError``
+        when the device has answered none of them for ``timeout`` seconds, at the latest after twice that;
+        ``None`` waits for as long as it takes.
         """
         if mix != "read":
             self._writable()
@@ -319,6 +322,7 @@ class BlockDriver(Driver):
                 size=size,
                 sequential=sequential,
                 seed=seed,
+                timeout=timeout,
             )
 
     def submit_read(self, sector: int, into: int | Buffer, *, timeout: float | None = None) -> Request:

@@ -2,9 +2,11 @@
 
 use super::Error;
 use super::block::{BlockQueue, Kind};
+use super::engine::Engine;
 use super::ledger::Owner;
 use super::queue::Limit;
 use crate::memory::{Snapshot, Space};
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vm_memory::VolatileSlice;
@@ -38,6 +40,8 @@ pub struct Load {
     pub requests: u64,
     /// Stop then, even if there were fewer.
     pub time: Duration,
+    /// How long the device may take to answer anything at all; `None`: for ever.
+    pub timeout: Option<Duration>,
     /// Seed of the places and contents.
     pub seed: u64,
 }
@@ -84,6 +88,9 @@ struct Contents {
 
 const BUSY: u32 = 1 << 31;
 
+/// Requests after which the clock is looked at: it costs as much as a part of one.
+const CLOCK: usize = 64;
+
 impl Contents {
     /// One word of the contents of a place: no two places, versions or positions share it.
     #[inline]
@@ -117,7 +124,8 @@ struct Going {
 
 impl BlockQueue {
     /// Makes load with buffers at guest address `buffers`, `depth` times `each` bytes of `memory`.
-    /// The calling thread does nothing else meanwhile.
+    /// The calling thread does nothing else meanwhile. [`Error::TimedOut`] if the device has not answered
+    /// anything for [`Load::timeout`], or for twice that at most; what is out then is its own until it does.
     pub fn load(
         &self,
         load: Load,
@@ -162,14 +170,19 @@ impl BlockQueue {
         let end = start + load.time;
         let cpu = thread_time();
         let mut over = false;
-        let limit = Limit {
-            deadline: None,
-            give_up,
-        };
+        let mut unclocked = 0;
+        let answered = Cell::new(0);
         let mut came: Vec<(u32, u8)> = Vec::with_capacity(load.depth);
-        let outcome = self.queue.wait_until(limit, |engine| {
+        let mut turn = |engine: &mut Engine| {
             let own = engine.ledger.run(run);
             std::mem::swap(&mut own.done, &mut came);
+            unclocked += came.len();
+            // Not at each multiple of anything: how many come at once is the device's to choose.
+            if came.is_empty() || unclocked >= CLOCK {
+                unclocked = 0;
+                over = over || Instant::now() >= end;
+            }
+            answered.set(answered.get() + came.len() as u64);
             for (index, status) in came.drain(..) {
                 let Going { place, reading } = going[index as usize];
                 measured.requests += 1;
@@ -186,7 +199,6 @@ impl BlockQueue {
                 }
                 idle.push(index);
             }
-            over = over || (measured.requests & 63 == 0 && Instant::now() >= end);
             let mut added = false;
             while begun < load.requests && !over {
                 let Some(&index) = idle.last() else { break };
@@ -232,7 +244,20 @@ impl BlockQueue {
             }
             let all = over || begun == load.requests;
             Ok((all && measured.requests == begun).then_some(()))
-        });
+        };
+        let mut before = 0;
+        let outcome = loop {
+            let limit = Limit {
+                deadline: load
+                    .timeout
+                    .and_then(|timeout| Instant::now().checked_add(timeout)),
+                give_up,
+            };
+            match self.queue.wait_until(limit, &mut turn) {
+                Err(Error::TimedOut) if before != answered.get() => before = answered.get(),
+                outcome => break outcome,
+            }
+        };
         measured.nanoseconds = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         measured.cpu_nanoseconds = thread_time().saturating_sub(cpu);
         self.queue.lock().ledger.end_run(run);

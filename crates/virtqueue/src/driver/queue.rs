@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 /// How long a thread sleeps at most before it looks whether its caller still wants to wait.
 const SLICE: Duration = Duration::from_millis(100);
+/// Looks at the ring, all with something to do, after which the clock is looked at, too.
+const BUSY: u32 = 64;
 
 /// How the device is notified.
 pub enum Doorbell {
@@ -48,7 +50,7 @@ pub struct Settings {
 pub struct Limit<'a> {
     /// Until then; `None`: for ever.
     pub deadline: Option<Instant>,
-    /// Asked every 100 ms while asleep: whether to give up.
+    /// Asked about every 100 ms, without a lock: whether to give up.
     pub give_up: Option<&'a dyn Fn() -> bool>,
 }
 
@@ -330,6 +332,7 @@ impl Queue {
         mut ready: impl FnMut(&mut Engine) -> Result<Option<T>, Error>,
     ) -> Result<T, Error> {
         let mut engine = self.lock();
+        let (mut looks, mut asked) = (0u32, None);
         loop {
             let seen = engine.counters.completions;
             // First what is there already; the ring is looked at only for want of it.
@@ -342,6 +345,10 @@ impl Queue {
                 }
             }
             engine = self.send_kick(engine);
+            looks = looks.wrapping_add(1);
+            if looks % BUSY == 0 {
+                engine = self.heed(engine, limit, &mut asked)?;
+            }
             let turned = engine.turn();
             self.spread(&mut engine, false);
             turned?;
@@ -357,6 +364,33 @@ impl Queue {
                 self.lead(engine, limit, seen)?
             };
         }
+    }
+
+    /// Looks at the limit on behalf of a thread that always finds something, and so never sleeps.
+    #[cold]
+    fn heed<'a>(
+        &'a self,
+        engine: MutexGuard<'a, Engine>,
+        limit: Limit<'_>,
+        asked: &mut Option<Instant>,
+    ) -> Result<MutexGuard<'a, Engine>, Error> {
+        let now = Instant::now();
+        if limit.deadline.is_some_and(|deadline| deadline <= now) {
+            return Err(Error::TimedOut);
+        }
+        let Some(give_up) = limit.give_up else {
+            return Ok(engine);
+        };
+        if now - *asked.get_or_insert(now) < SLICE {
+            return Ok(engine);
+        }
+        *asked = Some(now);
+        // Not under the lock: it may wait for a thread that wants it.
+        drop(engine);
+        if give_up() {
+            return Err(Error::Interrupted);
+        }
+        Ok(self.lock())
     }
 
     /// Waits for the thread that looks at the ring.

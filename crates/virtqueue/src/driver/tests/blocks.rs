@@ -9,16 +9,16 @@ use crate::worker::{Options, Worker};
 
 const CHUNK: u32 = 8192;
 const CHUNKS: u32 = 4;
-const DISK: u64 = 4 << 20;
+pub(super) const DISK: u64 = 4 << 20;
 const BUFFERS: u64 = 1 << 20;
 
-struct Bed {
-    block: BlockQueue,
+pub(super) struct Bed {
+    pub(super) block: BlockQueue,
     /// What serves the queue, if anything does.
     worker: Option<Worker>,
-    memory: Arc<GuestMemory>,
+    pub(super) memory: Arc<GuestMemory>,
     ring: Config,
-    buffers: u64,
+    pub(super) buffers: u64,
 }
 
 impl Drop for Bed {
@@ -30,7 +30,7 @@ impl Drop for Bed {
 }
 
 /// A queue, and the device for the test to play.
-fn alone(features: u128, size: u32, segment: u32, segments: u32) -> (Bed, Device, EventFd) {
+pub(super) fn alone(features: u128, size: u32, segment: u32, segments: u32) -> (Bed, Device, EventFd) {
     let area = Area::bytes(size, CHUNK, CHUNKS);
     let tables = Tables::bytes(size, 16).next_multiple_of(4096);
     let rig = Loopback::new(size, features, tables + area + BUFFERS).unwrap();
@@ -64,7 +64,7 @@ fn alone(features: u128, size: u32, segment: u32, segments: u32) -> (Bed, Device
 }
 
 /// A queue served by our device with a disk in memory.
-fn served(features: u128, size: u32, segment: u32, segments: u32) -> Bed {
+pub(super) fn served(features: u128, size: u32, segment: u32, segments: u32) -> Bed {
     let (mut bed, device, kick) = alone(features, size, segment, segments);
     let target = Arc::new(Target::memory(DISK).unwrap());
     let worker = Worker::new(bed.memory.clone(), Options::default(), Box::new(|_| {})).unwrap();
@@ -106,7 +106,7 @@ fn pattern(len: usize, seed: usize) -> Vec<u8> {
     (0..len).map(|i| (i / 512 * 7 + i + seed) as u8).collect()
 }
 
-const EVERY: [u128; 4] = [
+pub(super) const EVERY: [u128; 4] = [
     feature::EVENT_IDX,
     feature::EVENT_IDX | feature::INDIRECT_DESC,
     feature::EVENT_IDX | feature::INDIRECT_DESC | feature::RING_PACKED,
@@ -186,71 +186,6 @@ fn the_status_ends_a_transfer_and_says_where() {
     assert_eq!(done.status, VIRTIO_BLK_S_UNSUPP);
     let (done, _) = bed.transfer(Kind(VIRTIO_BLK_T_FLUSH), 0, &mut []).unwrap();
     assert_eq!(done.status, 0);
-}
-
-#[test]
-fn a_load_verifies_what_it_wrote() {
-    for features in EVERY {
-        let bed = served(features, 64, u32::MAX, 1);
-        let load = Load {
-            mix: Mix::Verify,
-            sequential: false,
-            each: 4096,
-            sectors: DISK / 512,
-            depth: 16,
-            requests: 5000,
-            time: LONG,
-            seed: 7,
-        };
-        let memory = bed.memory.snapshot();
-        let measured = bed.block.load(load, &memory, bed.buffers, None).unwrap();
-        assert_eq!(
-            (measured.requests, measured.failed, measured.mismatches),
-            (5000, 0, 0)
-        );
-        // A device that loses writes is found out: other contents under the same places.
-        let other = Load { seed: 8, ..load };
-        bed.block.load(other, &memory, bed.buffers, None).unwrap();
-    }
-}
-
-#[test]
-fn a_load_notices_wrong_contents() {
-    let (bed, mut device, _kick) = alone(feature::EVENT_IDX, 16, u32::MAX, 1);
-    let load = Load {
-        mix: Mix::Verify,
-        sequential: false,
-        each: 512,
-        sectors: 3,
-        depth: 1,
-        requests: 200,
-        time: LONG,
-        seed: 3,
-    };
-    let memory = bed.memory.snapshot();
-    let over = std::sync::atomic::AtomicBool::new(false);
-    let measured = std::thread::scope(|scope| {
-        let over = &over;
-        scope.spawn(move || {
-            // It answers everything and keeps nothing.
-            while !over.load(std::sync::atomic::Ordering::Relaxed) {
-                for held in device.take() {
-                    let status = held.writable.last().unwrap().0;
-                    let memory = device.memory.clone();
-                    memory.write(Space::Guest, status, &[0]).unwrap();
-                    if held.writable.len() > 1 {
-                        memory.write(Space::Guest, held.writable[0].0, &[1; 512]).unwrap();
-                    }
-                    device.complete(&held, 1);
-                }
-                std::thread::yield_now();
-            }
-        });
-        let measured = bed.block.load(load, &memory, bed.buffers, None);
-        over.store(true, std::sync::atomic::Ordering::Relaxed);
-        measured.unwrap()
-    });
-    assert!(measured.mismatches > 20, "{measured:?}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Both ends in one process: a driver's queue, and a device that the test plays.
 
 mod blocks;
+mod loads;
 mod waiting;
 
 use super::*;
