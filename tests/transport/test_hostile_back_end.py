@@ -20,7 +20,9 @@ from virtio.transport.vhost_user.exchange import ViolationError
 from virtio.transport.vhost_user.messages import BACK_END, FRONT_END, MessageType, ProtocolFeature
 from virtio.transport.vhost_user.payloads import ConfigAccess, VringState
 
-TIMEOUT = 0.3
+TIMEOUT = 5.0
+SHORT = 0.3
+"""Where the back end says nothing. On a busy machine it may be late with an answer before."""
 SLACK = 30.0
 P = ProtocolFeature
 
@@ -51,9 +53,9 @@ MESSAGES = [
 UNANSWERED = {"SET_OWNER", "SET_PROTOCOL_FEATURES"}
 
 
-def live(place: str) -> None:
+def live(place: str, timeout: float = TIMEOUT) -> None:
     """A whole life of a driver's end."""
-    with open_driver_end(place, timeout=TIMEOUT, memory_size=1 << 20) as end:
+    with open_driver_end(place, timeout=timeout, memory_size=1 << 20) as end:
         use(end)
 
 
@@ -169,13 +171,15 @@ def test_without_a_deed_all_is_well() -> None:
 @pytest.mark.parametrize("at", MESSAGES)
 @pytest.mark.parametrize("deed", DEEDS, ids=[deed.__name__ for deed in DEEDS])
 def test_a_typed_error_in_time(deed: Deed, at: str) -> None:
-    began = time.monotonic()
-    with Rogue(at, deed) as rogue:
-        with pytest.raises(TransportError) as caught:
-            live(rogue.place)
-        assert rogue.done
+    for timeout in (SHORT, TIMEOUT) if deed in (half, silence) else (TIMEOUT,):
+        began = time.monotonic()
+        with Rogue(at, deed) as rogue, pytest.raises(TransportError) as caught:
+            live(rogue.place, timeout)
+        if rogue.done:
+            break
+    assert rogue.done
     assert not isinstance(caught.value, RefusedError)
-    assert time.monotonic() - began < TIMEOUT * 2 + SLACK
+    assert time.monotonic() - began < timeout * 2 + SLACK
 
 
 @pytest.mark.parametrize("at", MESSAGES)
