@@ -454,12 +454,30 @@ class NetBackend:
     def tap(fd: int, *, header: int, accepts: int = 0) -> NetBackend:
         """A TAP device, with a header of 10 or 12 bytes before each frame, or none."""
 
+    @staticmethod
+    def recording(
+        to: int | None = None,
+        *,
+        pcapng: bool = False,
+        source: int | None = None,
+        timed: bool = False,
+        again: bool = False,
+    ) -> NetBackend:
+        """Descriptors of files: what the driver sends is written ``to`` one, what it receives is another's.
+
+        ``timed``: as far apart as the file says, else as fast as they are taken; ``again``: without an end.
+        """
+
     def run(self, run: bool) -> None:
         """Start or stop a source; it begins with the next buffer or frame that comes."""
 
     @property
     def closed(self) -> bool:
-        """Whether the other end of a descriptor has gone, or has said nonsense."""
+        """Whether the other end of a descriptor has gone, or has said nonsense; or a file was played."""
+
+    @property
+    def failed(self) -> str | None:
+        """Why a file is no longer read or written."""
 
     def set_wire(
         self,
@@ -477,6 +495,25 @@ class NetBackend:
     @property
     def packets(self) -> int:
         """Frames that a sink or source has taken."""
+
+@final
+class PcapReader(Iterator[tuple[int, bytes]]):
+    """The frames of a pcap or pcapng file, each behind its time in nanoseconds since 1970."""
+
+    def __new__(cls, fd: int) -> Self: ...
+    def __next__(self) -> tuple[int, bytes]:
+        """Raise :class:`~virtio.errors.ConfigurationError` where the file is damaged."""
+
+@final
+class PcapWriter:
+    """Writes a pcap or pcapng file."""
+
+    def __new__(cls, fd: int, *, pcapng: bool = False) -> Self: ...
+    def add(self, frame: Buffer, time: int | None = None) -> None:
+        """Add a frame of some time, in nanoseconds since 1970; by default, now."""
+
+    def flush(self) -> None:
+        """Write all that was added."""
 
 @final
 class NetSwitch:

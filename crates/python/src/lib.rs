@@ -26,6 +26,7 @@ mod memory;
 mod net;
 mod net_backend;
 mod net_frames;
+mod net_pcap;
 mod pair;
 mod policy;
 mod queue;
@@ -66,6 +67,8 @@ mod _native {
     use super::net_backend::{NetBackend, NetSwitch};
     #[pymodule_export]
     use super::net_frames::{NetFrame, NetFrames};
+    #[pymodule_export]
+    use super::net_pcap::{PcapReader, PcapWriter};
     #[pymodule_export]
     use super::pair::{measure_distance, measure_pair};
     #[pymodule_export]

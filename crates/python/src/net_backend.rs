@@ -7,9 +7,11 @@ use crate::memory::{borrow, seconds};
 use crate::net_frames::{Lent, NetFrames};
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
+use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError};
 use virtqueue::net::{
-    Backend, Descriptor, Frames, Framing, Loop, Sink, Source, Switch, SwitchPort, WireOptions,
+    Backend, Descriptor, Format, Frames, Framing, Loop, Play, Recording, Sink, Source, Switch, SwitchPort,
+    WireOptions,
 };
 
 /// A back end written in Python.
@@ -56,6 +58,7 @@ enum Kind {
     Source(Arc<Source>),
     Descriptor(&'static str, Arc<Descriptor>),
     Switch(Arc<SwitchPort>),
+    Recording(Arc<Recording>),
     Other(&'static str, Arc<dyn Backend>),
 }
 
@@ -85,6 +88,7 @@ impl NetBackend {
             Kind::Source(source) => source.clone(),
             Kind::Descriptor(_, descriptor) => descriptor.clone(),
             Kind::Switch(port) => port.clone(),
+            Kind::Recording(recording) => recording.clone(),
             Kind::Other(_, backend) => backend.clone(),
         }
     }
@@ -141,6 +145,29 @@ impl NetBackend {
         }
     }
 
+    /// Files of frames: `to` is written, `source` is read.
+    #[staticmethod]
+    #[pyo3(signature = (to=None, *, pcapng=false, source=None, timed=false, again=false))]
+    fn recording(
+        to: Option<i32>,
+        pcapng: bool,
+        source: Option<i32>,
+        timed: bool,
+        again: bool,
+    ) -> PyResult<Self> {
+        let file = |fd: i32| {
+            let own = borrow(fd)?.try_clone_to_owned();
+            own.map(File::from)
+                .map_err(|error| configuration(format!("descriptor {fd}: {error}")))
+        };
+        let format = if pcapng { Format::Pcapng } else { Format::Pcap };
+        let to = to.map(file).transpose()?.map(|to| (to, format));
+        let play = Play { timed, again };
+        let source = source.map(file).transpose()?.map(|source| (source, play));
+        let recording = Recording::new(to, source).map_err(|error| configuration(error.to_string()))?;
+        Ok(Self::of(Kind::Recording(Arc::new(recording))))
+    }
+
     #[staticmethod]
     #[pyo3(signature = (callback, *, accepts=0))]
     fn python(callback: Py<PyAny>, accepts: u128) -> Self {
@@ -167,10 +194,23 @@ impl NetBackend {
         }
     }
 
-    /// Whether the other end has gone, or has said nonsense.
+    /// Whether the other end has gone, or has said nonsense; of a file, whether it was played to its end.
     #[getter]
     fn closed(&self) -> bool {
-        matches!(&self.kind, Kind::Descriptor(_, descriptor) if descriptor.closed())
+        match &self.kind {
+            Kind::Descriptor(_, descriptor) => descriptor.closed(),
+            Kind::Recording(recording) => recording.done(),
+            _ => false,
+        }
+    }
+
+    /// Why a file is no longer read or written.
+    #[getter]
+    fn failed(&self) -> Option<String> {
+        match &self.kind {
+            Kind::Recording(recording) => recording.failed(),
+            _ => None,
+        }
     }
 
     #[allow(clippy::too_many_arguments, reason = "what a wire does, by name in Python")]
@@ -228,6 +268,7 @@ impl NetBackend {
             Kind::Sink(_) => "sink",
             Kind::Source(_) => "source",
             Kind::Switch(_) => "switch",
+            Kind::Recording(_) => "pcap",
             Kind::Descriptor(name, _) | Kind::Other(name, _) => name,
         }
     }

@@ -5,6 +5,7 @@ All of them move frames natively; here they are opened, configured and closed.
 
 import contextlib
 import fcntl
+import logging
 import os
 import socket
 import stat
@@ -16,6 +17,8 @@ from typing import Protocol
 from virtio._native import NetBackend, NetSwitch
 from virtio.errors import ConfigurationError
 from virtio.spec.net import F
+
+_log = logging.getLogger("virtio.device.net")
 
 
 class NetworkBackend(Protocol):
@@ -213,6 +216,57 @@ class PacketSocket:
         """Nothing to do: the device lets go of it."""
 
 
+class PcapFile:
+    """Files of frames, pcap or pcapng: what the driver sends goes to one, what it receives is in another.
+
+    Frames that are sent come into the file complete: checksums computed, large packets cut. Frames of
+    ``source`` are given to the driver from the moment on that it has receive buffers: as fast as it takes
+    them, or, if they are ``timed``, as far apart as the file says, and lost if it falls behind. ``again``:
+    begin anew at the end, until the device is closed.
+    """
+
+    def __init__(
+        self,
+        to: Path | str | None = None,
+        source: Path | str | None = None,
+        *,
+        timed: bool = False,
+        again: bool = False,
+    ) -> None:
+        """Open the files. ``to`` is made, or emptied; it is pcapng if its name ends in .pcapng."""
+        with contextlib.ExitStack() as files:
+            try:
+                # The source first: should both be one file, that is seen before it is emptied.
+                reads = files.enter_context(Path(source).open("rb")) if source is not None else None
+                if source is not None and to is not None and Path(to).exists() and Path(to).samefile(source):
+                    raise ConfigurationError(f"{to} cannot be read and written at once")
+                writes = files.enter_context(Path(to).open("wb")) if to is not None else None
+            except OSError as error:
+                raise ConfigurationError(f"no frames: {error}") from None
+            self.native = NetBackend.recording(
+                writes.fileno() if writes else None,
+                pcapng=Path(to or "").suffix == ".pcapng",
+                source=reads.fileno() if reads else None,
+                timed=timed,
+                again=again,
+            )
+
+    @property
+    def played(self) -> bool:
+        """Whether all frames of the source were given to the driver."""
+        return self.native.closed
+
+    @property
+    def failed(self) -> str | None:
+        """Why a file is no longer written (the disk is full) or read (it is damaged)."""
+        return self.native.failed
+
+    def close(self) -> None:
+        """Say if not all was written or read; the device lets go of the files."""
+        if self.failed is not None:
+            _log.warning("a file of frames: %s", self.failed)
+
+
 _TEST_FRAME = bytes.fromhex("ffffffffffff 020000000002 88b5") + bytes(50)
 """Of an EtherType for local experiments."""
 
@@ -220,8 +274,9 @@ _TEST_FRAME = bytes.fromhex("ffffffffffff 020000000002 88b5") + bytes(50)
 def open_backend(where: str) -> "NetworkBackend | NetBackend":
     """Open a back end by its name, as the command line has it.
 
-    ``tap:NAME``, ``stream:SOCKET``, ``listen:SOCKET``, ``datagrams:OWN:PEER``, ``interface:NAME``, ``loop``,
-    ``sink`` or ``source``, which fills each receive buffer with a frame of 64 bytes.
+    ``tap:NAME``, ``stream:SOCKET``, ``listen:SOCKET``, ``datagrams:OWN:PEER``, ``interface:NAME``,
+    ``pcap:OUT``, ``pcap:IN:OUT`` (either may be empty; ``pcap:IN:OUT:timed:again`` as :class:`PcapFile` has
+    it), ``loop``, ``sink`` or ``source``, which fills each receive buffer with a frame of 64 bytes.
     """
     kind, _, rest = where.partition(":")
     own, _, peer = rest.partition(":")
@@ -233,6 +288,8 @@ def open_backend(where: str) -> "NetworkBackend | NetBackend":
         return UnixDatagrams(own, peer)
     if kind == "interface" and rest:
         return PacketSocket(rest)
+    if kind == "pcap" and rest:
+        return _pcap(rest)
     if where == "loop":
         return NetBackend.loop()
     if where == "sink":
@@ -243,8 +300,20 @@ def open_backend(where: str) -> "NetworkBackend | NetBackend":
         return source
     raise ConfigurationError(
         f"{where!r} is no network: tap:NAME, stream:SOCKET, listen:SOCKET, datagrams:OWN:PEER, "
-        "interface:NAME, loop, sink or source"
+        "interface:NAME, pcap:[IN:]OUT, loop, sink or source"
     )
+
+
+def _pcap(files: str) -> PcapFile:
+    first, *more = files.split(":")
+    if not more:
+        return PcapFile(first)
+    to, *options = more
+    if set(options) - {"timed", "again"} or not (first or to):
+        raise ConfigurationError(
+            f"files of frames are pcap:OUT or pcap:IN:OUT[:timed][:again], not pcap:{files}"
+        )
+    return PcapFile(to or None, first or None, timed="timed" in options, again="again" in options)
 
 
 def _make_way(path: Path) -> None:

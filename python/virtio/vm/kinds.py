@@ -72,7 +72,8 @@ KINDS: Mapping[str, Kind] = {
     "entropy": Kind(_entropy, "A source of random numbers."),
     "net": Kind(
         _net,
-        "A network card on tap:NAME, stream:SOCKET or interface:NAME. Settings: mac=, pairs=, mtu=, speed=.",
+        "A network card on tap:NAME, stream:SOCKET, interface:NAME or pcap:OUT. Settings: mac=, pairs=, "
+        "mtu=, speed=.",
         "NETWORK[,SETTING]",
     ),
 }

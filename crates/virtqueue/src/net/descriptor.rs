@@ -141,7 +141,7 @@ impl Backend for Descriptor {
 }
 
 /// Waits for a descriptor; false if it is not ready in time, or `stop` is readable.
-fn wait(fd: RawFd, events: i16, stop: RawFd, timeout: Option<Duration>) -> bool {
+pub(super) fn wait(fd: RawFd, events: i16, stop: RawFd, timeout: Option<Duration>) -> bool {
     let entry = |fd, events| libc::pollfd {
         fd,
         events,

@@ -262,6 +262,12 @@ impl Port {
         taken
     }
 
+    /// How many frames wait for the receive queue that most wait for.
+    pub(super) fn waiting(&self) -> usize {
+        let waiting = self.pairs.iter().map(|pair| lock(&pair.inbox.frames).len());
+        waiting.max().unwrap_or(0)
+    }
+
     fn classify(&self, settings: &Settings, frames: &mut Frames, index: usize) -> u16 {
         let mut frame = frames.list()[index];
         let hasher = settings.hasher.as_deref();

@@ -4,6 +4,7 @@ mod bed;
 mod headers;
 mod offloads;
 mod receiving;
+mod recording;
 mod sockets;
 mod steering;
 mod switching;
