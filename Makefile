@@ -123,6 +123,7 @@ bench: setup
 	$(BIN)/virtio bench queue
 	$(BIN)/virtio bench ring $(PRECEDENCE)
 	$(BIN)/virtio bench block $(PRECEDENCE)
+	$(BIN)/virtio bench iotlb $(PRECEDENCE)
 	$(BIN)/python benches/ringtest.py $(PRECEDENCE)
 	$(CARGO) run --quiet --release --manifest-path benches/rust-vmm/Cargo.toml --target-dir target/rust-vmm -- $(PRECEDENCE)
 

@@ -272,16 +272,16 @@ def scratch_folder() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def settled(processor: int | None, precedence: bool) -> Iterator[None]:
-    """Run this thread on one processor, and before others, within a block."""
-    allowed = os.sched_getaffinity(0)
+def settled(processor: int | None, precedence: bool, thread: int = 0, priority: int = 50) -> Iterator[None]:
+    """Run a thread (0: this one) on one processor, and before others, within a block."""
+    allowed = os.sched_getaffinity(thread)
     if processor is not None:
-        os.sched_setaffinity(0, {processor})
+        os.sched_setaffinity(thread, {processor})
     if precedence:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50))
+        os.sched_setscheduler(thread, os.SCHED_FIFO, os.sched_param(priority))
     try:
         yield
     finally:
-        os.sched_setaffinity(0, allowed)
+        os.sched_setaffinity(thread, allowed)
         if precedence:
-            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+            os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))

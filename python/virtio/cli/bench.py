@@ -10,6 +10,7 @@ from rich.progress import Progress
 
 from virtio.bench import Machine, Measurement, measure_queue, this_machine
 from virtio.cli.bench_block import block
+from virtio.cli.bench_iotlb import iotlb
 from virtio.cli.bench_net import net
 from virtio.cli.bench_ring import ring
 from virtio.cli.tables import console, show
@@ -50,6 +51,7 @@ def queue(
 
 app.command()(ring)
 app.command()(block)
+app.command()(iotlb)
 app.command()(net)
 
 
