@@ -244,7 +244,7 @@ class Stubborn(virtio.BlockDevice):
 @pytest.mark.parametrize("transport", ["mem"])
 def test_a_device_that_does_not_obey_is_an_error_in_time(drive: Drive, transport: str) -> None:
     device = Stubborn()
-    disk = drive(device, timeout=0.2)
+    disk = drive(device, timeout=1)
     device.refuse = S.SUSPEND
     began = time.monotonic()
     with pytest.raises(TransportError, match="does not change it"):

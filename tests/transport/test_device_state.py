@@ -376,7 +376,7 @@ def test_a_move_that_fails_changes_nothing(homes: Homes, tmp_path: Path) -> None
     other.config.capacity = 7
     with (
         virtio.start(other, f"vhost-user:{tmp_path}/other.sock"),
-        connect(homes.addresses[0], timeout=0.5) as end,
+        connect(homes.addresses[0], timeout=2) as end,
         live(end, BASIC | core.F.RING_PACKED, [0, 1]) as rings,
         connect(homes.addresses[1]),
     ):
@@ -469,7 +469,7 @@ def test_a_source_that_does_wrong_is_an_error_in_time(homes: Homes, name: str) -
     at, deed, error = HOSTILE[name]
     with (
         Rogue(at, deed) as rogue,
-        contextlib.closing(open_driver_end(rogue.place, timeout=0.3)) as end,
+        contextlib.closing(open_driver_end(rogue.place, timeout=1)) as end,
         live(end, BASIC, [0]),
     ):
         began = time.monotonic()
@@ -513,7 +513,7 @@ def test_a_state_that_does_not_end_is_an_error_in_time(
 ) -> None:
     with (
         Keeper(use) as rogue,
-        contextlib.closing(open_driver_end(rogue.place, timeout=0.3)) as end,
+        contextlib.closing(open_driver_end(rogue.place, timeout=1)) as end,
         live(end, BASIC, [0]),
         pytest.raises(TransportError, match=why),
     ):
@@ -593,7 +593,7 @@ def test_a_target_that_fails_leaves_the_device_where_it_was(
 ) -> None:
     target = Target(tmp_path / "target.sock", at, deed)
     try:
-        with connect(homes.addresses[0], timeout=0.3) as end, live(end, BASIC, [0, 1]) as rings:
+        with connect(homes.addresses[0], timeout=1) as end, live(end, BASIC, [0, 1]) as rings:
             rings[0].mirror(b"before")
             with pytest.raises(TransportError):
                 end.move(f"vhost-user:{tmp_path}/target.sock")
