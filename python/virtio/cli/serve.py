@@ -267,6 +267,7 @@ def net(
             metavar="MICROSECONDS", help="Look for frames this long before sleeping, at most.", min=0
         ),
     ] = 0,
+    features: Features = "",
     mask: Mask = "",
 ) -> None:
     """Serve a network card. SIGHUP takes its link away, or gives it back."""
@@ -283,6 +284,7 @@ def net(
         mtu=mtu,
         speed=speed,
         polling=poll,
+        features=features,
         mask=mask,
         name="net",
     )

@@ -32,6 +32,7 @@ from virtio._native import (
     NetTransmitter,
 )
 from virtio.device.base import Device
+from virtio.device.features import extra
 from virtio.device.net_backends import NetworkBackend
 from virtio.device.net_control import MAX_COMMAND, MAX_KEY, MAX_TABLE, SUPPORTED_HASH_TYPES, Control, is_saved
 from virtio.errors import ConfigurationError, StateError
@@ -76,6 +77,7 @@ class NetworkDevice(Device):
         in_order: bool = False,
         polling: int = 0,
         name: str = "",
+        features: int | str = 0,
         mask: int | str = 0,
     ) -> None:
         """Connect ``backend``; without one, frames come to :meth:`on_frames` or :meth:`on_frame`.
@@ -85,6 +87,7 @@ class NetworkDevice(Device):
         another device with this address (STANDBY). ``coalescing``: count segments for the driver (RSC_EXT).
         ``in_order``: promise to use buffers in the driver's order (IN_ORDER).
         ``polling``: microseconds for which a queue looks for frames before it sleeps.
+        ``features`` are offered too: those that belong to no device type (``"RING_RESET"``).
         """
         if not 1 <= pairs <= 0x8000:
             raise ConfigurationError(f"a network device has 1 to 32768 pairs of queues, not {pairs}")
@@ -94,13 +97,13 @@ class NetworkDevice(Device):
         self.mac = parse_mac(mac) if mac is not None else random_mac()
         self.port = NetPort(pairs)
         self.backend = backend
-        features = OFFERED
-        features |= F.MQ | F.RSS if pairs > 1 else 0
-        features |= F.MTU if mtu is not None else 0
-        features |= F.SPEED_DUPLEX if speed is not None else 0
-        features |= F.STANDBY if standby else 0
-        features |= F.RSC_EXT if coalescing else 0
-        features |= CORE.IN_ORDER if in_order else 0
+        offered = OFFERED | extra(net.DEVICE, features)
+        offered |= F.MQ | F.RSS if pairs > 1 else 0
+        offered |= F.MTU if mtu is not None else 0
+        offered |= F.SPEED_DUPLEX if speed is not None else 0
+        offered |= F.STANDBY if standby else 0
+        offered |= F.RSC_EXT if coalescing else 0
+        offered |= CORE.IN_ORDER if in_order else 0
         self._mtu = mtu
         self._link = link
         config = {
@@ -115,7 +118,7 @@ class NetworkDevice(Device):
             "supported_hash_types": SUPPORTED_HASH_TYPES,
         }
         self._control = Control(self, self.mac)
-        super().__init__(name=name, features=features, mask=mask, config=config)
+        super().__init__(name=name, features=offered, mask=mask, config=config)
         self.port.link = link
         self.port.set_backend(self._native_backend())
         if polling:

@@ -11,15 +11,14 @@ _LAYOUTS: dict[str, Struct] = {struct.name: struct for struct in net_control.STA
 _CVQ, _RX, _TX = "cvq", "rx", "tx"
 
 _KINDS: dict[str, tuple[str, int]] = {
-    "CVQ": (_CVQ, 0),
-    "RX_BASIC": (_RX, 0),
-    "RX_CSUM": (_RX, F.GUEST_CSUM),
-    "RX_GSO": (_RX, F.GUEST_TSO4 | F.GUEST_TSO6),
-    "TX_BASIC": (_TX, 0),
-    "TX_CSUM": (_TX, F.CSUM),
-    "TX_GSO": (_TX, F.HOST_TSO4 | F.HOST_TSO6 | F.HOST_USO),
+    kind: (
+        kind[:3].lower().rstrip("_"),
+        sum(feature.mask for name in net_control.STATS_NEEDS.get(kind, ()) if (feature := F.get(name))),
+    )
+    for _, kind in net_control.STATS_KINDS
+    if not kind.endswith("_SPEED")
 }
-"""Which queues each kind is for, and which features it needs. The speed is no limit here."""
+"""Which queues each kind is for, and one of which features it needs. The speed is no limit here."""
 
 
 class Source(Protocol):

@@ -2,101 +2,124 @@
 
 ::
 
-    with virtio.connect("vhost-user:/tmp/net.sock", "net") as card:
+    with virtio.connect("vhost-user:/tmp/net.sock", "net", pairs=4) as card:
         card.send(frame)
-        print(card.receive(timeout=1).data)
+        print(card.receive(timeout=1, queue=2).data)
+        card.set_rss([0, 1, 2, 3])
         print(card.statistics())
 """
 
+import contextlib
+import secrets
 import threading
-import time
-from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from types import ModuleType
-from typing import ClassVar
+from typing import ClassVar, Literal, NamedTuple
 
 from virtio import spec
-from virtio.driver.base import Driver
+from virtio.driver.base import POLLING, QUEUE_SIZE, Driver
+from virtio.driver.net_queues import Frame, Header, ReceiveQueue, TransmitQueue
 from virtio.driver.queue import DriverQueue
-from virtio.errors import ConfigurationError, DeviceError, ProtocolError
+from virtio.driver.wire import DriverEnd
+from virtio.errors import ConfigurationError, DeviceError, Error, ProtocolError
 from virtio.spec import net as layout
-from virtio.spec import net_control
+from virtio.spec import net_control, selection
+from virtio.spec.layout import Struct
 from virtio.spec.net import F
 
-LONGEST = 65589
-"""Bytes of the largest packet (5.1.9.3)."""
-_BUFFER = 2048
-_SEND_BUFFERS = 16
 _COMMAND = 4096
-_LARGE = F.GUEST_TSO4 | F.GUEST_TSO6 | F.GUEST_UFO | F.GUEST_USO4 | F.GUEST_USO6
+_KEY_SIZE = 40
 _CLASS = {code.name.removeprefix("VIRTIO_NET_CTRL_"): code.value for code in net_control.CLASS}
 
+Direction = Literal["RX", "TX"]
 
-@dataclass(frozen=True)
-class Frame:
-    """A frame from the device, with the fields of its ``struct virtio_net_hdr``."""
 
-    data: bytes
-    flags: int = 0
-    gso_type: int = 0
-    hdr_len: int = 0
-    gso_size: int = 0
-    csum_start: int = 0
-    csum_offset: int = 0
-    hash_value: int = 0
-    hash_report: int = 0
+class Coalescing(NamedTuple):
+    """When a queue notifies: after so many packets, or so many microseconds after the first (5.1.9.5.10)."""
+
+    max_packets: int
+    max_usecs: int
 
 
 class NetworkDriver(Driver):
-    """One pair of queues, and the control queue where there is one."""
+    """Pairs of queues, and the control queue where there is one. Any thread may call."""
 
     spec: ClassVar[ModuleType] = spec.net
     understood: ClassVar[int] = (
         F.MAC | F.STATUS | F.MTU | F.SPEED_DUPLEX | F.MRG_RXBUF | F.HASH_REPORT | F.GUEST_HDRLEN
         | F.CSUM | F.HOST_TSO4 | F.HOST_TSO6 | F.HOST_ECN | F.HOST_UFO | F.HOST_USO
-        | F.GUEST_CSUM | F.GUEST_ECN | _LARGE | F.CTRL_GUEST_OFFLOADS | F.CTRL_VQ | F.CTRL_RX
-        | F.CTRL_RX_EXTRA | F.CTRL_VLAN | F.CTRL_MAC_ADDR | F.DEVICE_STATS
+        | F.GUEST_CSUM | F.GUEST_TSO4 | F.GUEST_TSO6 | F.GUEST_ECN | F.GUEST_UFO | F.GUEST_USO4
+        | F.GUEST_USO6 | F.CTRL_GUEST_OFFLOADS | F.CTRL_VQ | F.CTRL_RX | F.CTRL_RX_EXTRA | F.CTRL_VLAN
+        | F.CTRL_MAC_ADDR | F.DEVICE_STATS | F.GUEST_ANNOUNCE | F.MQ | F.RSS | F.NOTF_COAL | F.VQ_NOTF_COAL
     )  # fmt: skip
+
+    def __init__(
+        self,
+        end: DriverEnd,
+        *,
+        pairs: int = 1,
+        mask: int | str = 0,
+        queue_size: int = QUEUE_SIZE,
+        polling: int = POLLING,
+    ) -> None:
+        """Initialise the device. ``pairs`` of queues are used, or as many of them as the device has.
+
+        With one pair neither MQ nor RSS is accepted. The rest as for every :class:`Driver`.
+        """
+        if not 1 <= pairs <= 0x8000:
+            raise ConfigurationError(f"{pairs} pairs of queues")
+        self._wanted_pairs = pairs
+        self.announcements: list[bytes] | None = None
+        """Frames that tell the network where we are, sent when the device asks for it; None: one RARP frame
+        with the device's address."""
+        mask = selection.parse(layout.DEVICE, mask) if isinstance(mask, str) else mask
+        if pairs == 1:
+            mask |= F.MQ | F.RSS
+        super().__init__(end, mask=mask, queue_size=queue_size, polling=polling)
 
     def set_up(self) -> None:
         """Add the queues and allocate buffers."""
-        self._header = layout.HDR.until(
-            ("VIRTIO_NET_F_HASH_REPORT",) if self.features & F.HASH_REPORT else ()
-        )
-        self._receive, self._transmit = self.add_queue(0), self.add_queue(1)
-        self._control = self.add_queue(2) if self.features & F.CTRL_VQ else None
-        size = _BUFFER
-        if self.features & _LARGE and not self.features & F.MRG_RXBUF:
-            size = LONGEST + self._header_size
-        count = min(self._receive.size, 256 if size == _BUFFER else 32)
-        self._inward = [self.allocate(size) for _ in range(count)]
-        outward = min(_SEND_BUFFERS, self._transmit.size)
-        self._outward = [self.allocate(LONGEST + 23 + self._header_size) for _ in range(outward)]
+        header = Header(self.features)
+        most = 1
+        if self.features & (F.MQ | F.RSS):
+            most = self.config.values()["max_virtqueue_pairs"]
+            if not 1 <= most <= 0x8000:
+                raise ProtocolError(f"a network device with {most} pairs of queues", "5.1.4.1")
+        self.pairs = min(self._wanted_pairs, most)
+        """Pairs of queues that are set up."""
+        self._sending_pairs = 1
+        self._receiving: list[ReceiveQueue] = []
+        self._transmitting: list[TransmitQueue] = []
+        for pair in range(self.pairs):
+            self._receiving.append(ReceiveQueue(self.add_queue(2 * pair), header, self.allocate))
+            self._transmitting.append(TransmitQueue(self.add_queue(2 * pair + 1), header, self.allocate))
+        # 5.1.2: behind all pairs that the device has, used or not.
+        self._control = self.add_queue(2 * most) if self.features & F.CTRL_VQ else None
         self._command = self.allocate(2 * _COMMAND)
-        self._offered: deque[tuple[int, int]] = deque()
-        self._sent: deque[tuple[int, int]] = deque()
-        self._idle = list(range(outward))
-        self._receiving, self._sending, self._commanding = (threading.Lock() for _ in range(3))
-
-    @property
-    def _header_size(self) -> int:
-        return 20 if self.features & F.HASH_REPORT else 12
+        self._commanding = threading.Lock()
+        self._announcing = threading.Lock()
+        self._statistics_types: int | None = None
 
     def started(self) -> None:
-        """Give the device buffers."""
-        for number in range(len(self._inward)):
-            self._offer(number)
+        """Give the device buffers, and have all pairs used."""
+        for queue in self._receiving:
+            queue.offer_all()
+        if self.pairs > 1:
+            if self.features & F.MQ:
+                self.use_pairs(self.pairs)
+            else:
+                self.set_rss([number % self.pairs for number in range(1 << (self.pairs - 1).bit_length())])
+        self.config_changed()
 
     def queue_reset(self, queue: DriverQueue, native: object) -> None:
         """Offer the buffers anew; frames in those that were out are lost."""
-        if queue is self._receive:
-            self._offered.clear()
-            for number in range(min(len(self._inward), queue.size)):
-                self._offer(number)
-        elif queue is self._transmit:
-            self._sent.clear()
-            self._idle = list(range(min(len(self._outward), queue.size)))
+        pair, transmit = divmod(queue.index, 2)
+        if queue is self._control:
+            return
+        if transmit:
+            self._transmitting[pair].start()
+        else:
+            self._receiving[pair].offer_all()
 
     # --- what the device is
 
@@ -114,63 +137,32 @@ class NetworkDriver(Driver):
 
     # --- frames
 
-    def receive(self, timeout: float | None = None) -> Frame:
-        """Return the next frame. Raises ``TimeoutError`` if none comes for ``timeout`` seconds."""
-        with self._receiving:
-            return self._next(timeout)
+    def receive(self, timeout: float | None = None, *, queue: int = 0) -> Frame:
+        """Return the next frame of a receive queue, counted from 0.
 
-    def receive_batch(self, most: int = 256, timeout: float | None = None) -> list[Frame]:
+        Raises ``TimeoutError`` if none comes for ``timeout`` seconds.
+        """
+        with self._receiver(queue) as receiving:
+            return receiving.next(timeout)
+
+    def receive_batch(self, most: int = 256, timeout: float | None = None, *, queue: int = 0) -> list[Frame]:
         """Return all frames that are there, at least one and at most ``most``."""
-        with self._receiving:
-            found = [self._next(timeout)]
+        with self._receiver(queue) as receiving:
+            found = [receiving.next(timeout)]
             while len(found) < most:
                 try:
-                    found.append(self._next(0))
+                    found.append(receiving.next(0))
                 except TimeoutError:
                     break
         return found
 
-    def _next(self, timeout: float | None) -> Frame:
-        self._check_open()
-        token, _ = self._offered[0]
-        # The device may use buffers in any order, but a link has one: it fills them as they were offered.
-        written, _ = self._receive.native.wait(token, timeout)
-        if written < self._header_size:
-            raise ProtocolError(f"a received frame of {written} bytes, header included", "5.1.9.3.2")
-        first = self._taken(written)
-        fields = self._header.unpack(first[: self._header_size])
-        pieces = [first[self._header_size :]]
-        if self.features & F.MRG_RXBUF:
-            if not 1 <= fields["num_buffers"] <= len(self._inward):
-                raise ProtocolError(f"a frame in {fields['num_buffers']} buffers", "5.1.9.3.2")
-            for _ in range(fields["num_buffers"] - 1):
-                # 5.1.9.4.1: all are used together.
-                written, _ = self._receive.native.wait(self._offered[0][0], 1.0)
-                pieces.append(self._taken(written))
-        hashed = self.features & F.HASH_REPORT
-        return Frame(
-            b"".join(pieces),
-            fields["flags"],
-            fields["gso_type"],
-            fields["hdr_len"],
-            fields["gso_size"],
-            fields["csum_start"],
-            fields["csum_offset"],
-            fields["hash_value"] if hashed else 0,
-            fields["hash_report"] if hashed else 0,
-        )
-
-    def _taken(self, written: int) -> bytes:
-        _, number = self._offered.popleft()
-        data = bytes(memoryview(self._inward[number])[:written])
-        self._offer(number)
-        return data
-
-    def _offer(self, number: int) -> None:
-        buffer = self._inward[number]
-        token = self._receive.native.submit([], [(buffer.address, len(memoryview(buffer)))])
-        if token is not None:
-            self._offered.append((token, number))
+    @contextlib.contextmanager
+    def _receiver(self, queue: int) -> Iterator[ReceiveQueue]:
+        if not 0 <= queue < self.pairs:
+            raise ConfigurationError(f"there is no receive queue {queue}: {self.pairs} pairs are set up")
+        with self._receiving[queue].lock:
+            self._check_open()
+            yield self._receiving[queue]
 
     def send(
         self,
@@ -183,60 +175,43 @@ class NetworkDriver(Driver):
         csum_start: int = 0,
         csum_offset: int = 0,
         timeout: float | None = None,
+        queue: int = 0,
     ) -> None:
         """Send a frame; it is copied. The fields ask the device for checksums and segments.
 
-        Waits while the device has too much already; raises ``TimeoutError`` after ``timeout`` seconds.
-        Nothing is checked: a test may send what no driver should.
+        ``queue``: which transmit queue, counted from 0. Waits while the device has too much already; raises
+        ``TimeoutError`` after ``timeout`` seconds. The frame is not checked: a test may send what no driver
+        should.
         """
-        if len(data) > LONGEST + 23:
-            raise ConfigurationError(f"a frame of {len(data)} bytes")
-        header = self._header.pack(
-            flags=flags,
-            gso_type=gso_type,
-            hdr_len=hdr_len,
-            gso_size=gso_size,
-            csum_start=csum_start,
-            csum_offset=csum_offset,
-        )
-        with self._sending:
-            self._check_open()
-            self._reclaim(timeout)
-            number = self._idle.pop()
-            buffer = self._outward[number]
-            view = memoryview(buffer)
-            view[: len(header)] = header
-            view[len(header) : len(header) + len(data)] = data
-            token = self._transmit.native.submit([(buffer.address, len(header) + len(data))], [])
-            assert token is not None, "there are fewer buffers than descriptors"
-            self._sent.append((token, number))
+        fields = {
+            "flags": flags,
+            "gso_type": gso_type,
+            "hdr_len": hdr_len,
+            "gso_size": gso_size,
+            "csum_start": csum_start,
+            "csum_offset": csum_offset,
+        }
+        transmitting = self._transmitter(queue)
+        self._check_open()
+        transmitting.send(fields, data, timeout)
 
-    def send_batch(self, frames: Iterable[bytes], timeout: float | None = None) -> int:
+    def send_batch(self, frames: Iterable[bytes], timeout: float | None = None, *, queue: int = 0) -> int:
         """Send complete frames; return how many. ``timeout`` is for each."""
         count = 0
         for frame in frames:
-            self.send(frame, timeout=timeout)
+            self.send(frame, timeout=timeout, queue=queue)
             count += 1
         return count
 
-    def flush(self, timeout: float | None = None) -> None:
+    def flush(self, timeout: float | None = None, *, queue: int = 0) -> None:
         """Wait until the device has taken all that was sent."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        with self._sending:
-            while self._sent:
-                token, number = self._sent[0]
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                self._transmit.native.wait(token, left)
-                self._sent.popleft()
-                self._idle.append(number)
+        self._transmitter(queue).flush(timeout)
 
-    def _reclaim(self, timeout: float | None) -> None:
-        while self._sent and (not self._idle or self._transmit.native.poll(self._sent[0][0]) is not None):
-            token, number = self._sent[0]
-            if not self._idle:
-                self._transmit.native.wait(token, timeout)
-            self._sent.popleft()
-            self._idle.append(number)
+    def _transmitter(self, queue: int) -> TransmitQueue:
+        # 5.1.9.5.6.1: nothing goes to a queue that is not in use.
+        if not 0 <= queue < self._sending_pairs:
+            raise ConfigurationError(f"there is no transmit queue {queue}: {self._sending_pairs} are in use")
+        return self._transmitting[queue]
 
     # --- the control queue
 
@@ -286,23 +261,196 @@ class NetworkDriver(Driver):
         self.command("VLAN", net_control.VLAN.DEL, vlan.to_bytes(2, "little"))
 
     def set_offloads(self, offloads: int) -> None:
-        """Switch on these of the negotiated ``GUEST_…`` features, and no others."""
+        """Switch on these of the negotiated ``GUEST_…`` features, and no others.
+
+        Their bits are those of ``spec.net_control.OFFLOADS``: the features', but for tunnels.
+        """
+        allowed = sum(
+            code.value
+            for code in net_control.OFFLOADS
+            if self.features & selection.parse(self.type, code.name)
+        )
+        if offloads & ~allowed:
+            raise ConfigurationError(f"offloads {offloads:#x}: {allowed:#x} were negotiated")
         self.command("GUEST_OFFLOADS", net_control.OFFLOADS_CMD.SET, offloads.to_bytes(8, "little"))
+
+    # --- queues and hashes
+
+    def use_pairs(self, pairs: int) -> None:
+        """Use the first so many pairs; a flow comes in where it goes out (MQ)."""
+        if not 1 <= pairs <= self.pairs:
+            raise ConfigurationError(f"{pairs} pairs of queues: {self.pairs} are set up")
+        # 5.1.9.5.6.1: what goes is gone as soon as the device has the command, what comes only afterwards.
+        self._sending_pairs = min(self._sending_pairs, pairs)
+        self.command("MQ", net_control.MQ.VQ_PAIRS_SET, net_control.VQ_PAIRS.pack(virtqueue_pairs=pairs))
+        self._sending_pairs = pairs
+
+    def set_rss(
+        self,
+        table: Sequence[int],
+        *,
+        types: int | None = None,
+        key: bytes | None = None,
+        unclassified: int = 0,
+        transmit: int | None = None,
+    ) -> None:
+        """Spread frames over receive queues by their hashes (RSS).
+
+        ``table``: a power of two of receive queues, counted from 0; the lowest bits of a hash choose one.
+        ``types``: what is hashed, ``VIRTIO_NET_HASH_TYPE_…``; by default all that the device can. ``key``: of
+        the hash; by default a random one. ``unclassified``: the queue for what has no hash. ``transmit``:
+        how many transmit queues to use, by default all that are set up.
+        """
+        self._must_have(F.RSS)
+        values = self.config.values()
+        if not table or len(table) & (len(table) - 1):
+            raise ConfigurationError(f"a table of {len(table)} entries, which is no power of two")
+        if len(table) > (most := values["rss_max_indirection_table_length"]):
+            raise ConfigurationError(f"a table of {len(table)} entries: the device takes {most}")
+        for queue in (*table, unclassified):
+            if not 0 <= queue < self.pairs:
+                raise ConfigurationError(f"there is no receive queue {queue}: {self.pairs} pairs are set up")
+        sending = self.pairs if transmit is None else transmit
+        if not 1 <= sending <= self.pairs:
+            raise ConfigurationError(f"{sending} transmit queues: {self.pairs} pairs are set up")
+        key = secrets.token_bytes(min(values["rss_max_key_size"], _KEY_SIZE)) if key is None else key
+        if len(key) > values["rss_max_key_size"]:
+            raise ConfigurationError(
+                f"a key of {len(key)} bytes: the device takes {values['rss_max_key_size']}"
+            )
+        data = net_control.RSS_CONFIG.pack(
+            hash_types=self._hash_types(types),
+            indirection_table_mask=len(table) - 1,
+            unclassified_queue={"vq_index_1_16": unclassified, "reserved": 0},
+            indirection_table=[{"vq_index_1_16": queue, "reserved": 0} for queue in table],
+            max_tx_vq=sending,
+            hash_key_length=len(key),
+            hash_key_data=key,
+        )
+        self._sending_pairs = min(self._sending_pairs, sending)
+        self.command("MQ", net_control.MQ.RSS_CONFIG, data)
+        self._sending_pairs = sending
 
     def set_hash(self, types: int, key: bytes) -> None:
         """Have hashes of these types reported, with this key (HASH_REPORT)."""
-        data = types.to_bytes(4, "little") + bytes(8) + bytes([len(key)]) + key
+        self._must_have(F.HASH_REPORT)
+        data = self._hash_types(types).to_bytes(4, "little") + bytes(8) + bytes([len(key)]) + key
         self.command("MQ", net_control.MQ.HASH_CONFIG, data)
 
-    def statistics(self) -> dict[str, int]:
-        """What the device counts, by the names of the standard (DEVICE_STATS)."""
-        kinds = (("RX_BASIC", 0, 0), ("TX_BASIC", 1, 16), ("CVQ", 2, 32))
-        layouts = {struct.name: struct for struct in net_control.STATS}
+    def _hash_types(self, types: int | None) -> int:
+        supported: int = self.config.values()["supported_hash_types"]
+        if types is not None and types & ~supported:
+            raise ConfigurationError(f"hash types {types:#x}: the device can do {supported:#x}")
+        return supported if types is None else types
+
+    # --- coalescing of notifications
+
+    def set_coalescing(
+        self, direction: Direction, max_packets: int, max_usecs: int, *, queue: int | None = None
+    ) -> None:
+        """Have the device put notifications off (NOTF_COAL), of one queue if it is given (VQ_NOTF_COAL).
+
+        A notification comes after ``max_packets``, and no later than ``max_usecs`` after the first of them;
+        either of them 0: after each packet.
+        """
+        coal = {"max_packets": max_packets, "max_usecs": max_usecs}
+        commands = net_control.COALESCE
+        if queue is None:
+            self._must_have(F.NOTF_COAL)
+            command = commands.RX_SET if direction == "RX" else commands.TX_SET
+            self.command("NOTF_COAL", command, net_control.COAL.pack(**coal))
+            return
+        index = self._enabled(direction, queue)
+        data = net_control.COAL_VQ.pack(vq_index=index, reserved=0, coal=coal)
+        self.command("NOTF_COAL", commands.VQ_SET, data)
+
+    def coalescing(self, direction: Direction, *, queue: int = 0) -> Coalescing:
+        """How a queue's notifications are put off (VQ_NOTF_COAL)."""
+        request = self._enabled(direction, queue).to_bytes(4, "little")
+        size = net_control.COAL.size
+        assert size is not None
+        answer = self.command("NOTF_COAL", net_control.COALESCE.VQ_GET, request, size)
+        return Coalescing(**_unpacked(net_control.COAL, answer))
+
+    def _enabled(self, direction: Direction, queue: int) -> int:
+        self._must_have(F.VQ_NOTF_COAL)
+        if not 0 <= queue < (self.pairs if direction == "RX" else self._sending_pairs):
+            raise ConfigurationError(f"queue {queue} is not in use")
+        return 2 * queue + (direction == "TX")
+
+    # --- announcements
+
+    def config_changed(self) -> None:
+        """Announce where we are if the device asks for it (5.1.9.5.4)."""
+        if not self.features & F.GUEST_ANNOUNCE or not self.config.status & layout.S.ANNOUNCE:
+            return
+        # Not here: this may be the very thread of the device that is to answer the command.
+        threading.Thread(target=self._announce, name="virtio announcement", daemon=True).start()
+
+    def _announce(self) -> None:
+        # A driver that is closed meanwhile, or a device that is lost, has nothing to announce.
+        with contextlib.suppress(Error), self._announcing:
+            if not self.config.status & layout.S.ANNOUNCE:
+                return
+            for frame in self._announcement() if self.announcements is None else self.announcements:
+                self.send(frame)
+            self.command("ANNOUNCE", net_control.ANNOUNCE.ACK)
+
+    def _announcement(self) -> list[bytes]:
+        """A reverse ARP request: switches learn from it where the address is."""
+        mac = self.mac
+        if mac is None:
+            return []
+        hardware = bytes.fromhex("0001 0800 06 04 0003") + 2 * (mac + bytes(4))
+        return [b"\xff" * 6 + mac + b"\x80\x35" + hardware.ljust(46, b"\0")]
+
+    # --- statistics
+
+    def statistics(self, queue: int | None = None) -> dict[str, int]:
+        """What the device counts, by the names of the standard (DEVICE_STATS).
+
+        Of the pair ``queue``, counted from 0; or of all that are set up, and of the control queue.
+        """
+        self._must_have(F.DEVICE_STATS)
+        if queue is not None and not 0 <= queue < self.pairs:
+            raise ConfigurationError(f"there is no pair {queue}: {self.pairs} are set up")
+        pairs = range(self.pairs) if queue is None else range(queue, queue + 1)
+        wanted = [(2 * pair, "RX") for pair in pairs] + [(2 * pair + 1, "TX") for pair in pairs]
+        if queue is None and self._control is not None:
+            wanted.append((self._control.index, "CVQ"))
         found: dict[str, int] = {}
-        for kind, queue, bit in kinds:
-            request = queue.to_bytes(8, "little") + (1 << bit).to_bytes(8, "little")
-            struct = layouts[f"virtio_net_stats_{kind.lower()}"]
-            answer = self.command("STATS", net_control.STATS_CMD.GET, request, struct.size or 0)
-            values = struct.unpack(answer)
-            found |= {field.name: values[field.name] for field in struct.fields if field.name != "hdr"}
+        for index, kind in wanted:
+            for name, count in self._queue_statistics(index, kind).items():
+                found[name] = found.get(name, 0) + count
         return found
+
+    def _queue_statistics(self, index: int, kind: str) -> dict[str, int]:
+        if self._statistics_types is None:
+            # 5.1.9.5.11.13: nothing is asked for that the device has not said to have.
+            answer = self.command("STATS", net_control.STATS_CMD.QUERY, result=8)
+            self._statistics_types = int.from_bytes(answer, "little")
+        structs = {
+            struct.name.removeprefix("virtio_net_stats_").upper(): struct for struct in net_control.STATS
+        }
+        found: dict[str, int] = {}
+        for bit, name in net_control.STATS_KINDS:
+            needs = sum(selection.parse(self.type, key) for key in net_control.STATS_NEEDS.get(name, ()))
+            if not name.startswith(kind) or not self._statistics_types >> bit & 1:
+                continue
+            if needs and not self.features & needs:
+                continue
+            request = index.to_bytes(8, "little") + (1 << bit).to_bytes(8, "little")
+            answer = self.command("STATS", net_control.STATS_CMD.GET, request, structs[name].size or 0)
+            found |= _unpacked(structs[name], answer, without="hdr")
+        return found
+
+    def _must_have(self, feature: int) -> None:
+        if not self.features & feature:
+            raise ConfigurationError(f"not negotiated: {selection.names(self.type, feature)}")
+
+
+def _unpacked(struct: Struct, answer: bytes, without: str = "") -> dict[str, int]:
+    if len(answer) != struct.size:
+        raise ProtocolError(f"an answer of {len(answer)} bytes instead of {struct.size}", struct.section)
+    values = struct.unpack(answer)
+    return {field.name: values[field.name] for field in struct.fields if field.name != without}

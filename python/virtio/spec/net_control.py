@@ -211,6 +211,12 @@ STATS_CMD = Codes(
 )
 STATS_KINDS = ((32, "CVQ"), (0, "RX_BASIC"), (1, "RX_CSUM"), (2, "RX_GSO"), (3, "RX_SPEED"),
                (16, "TX_BASIC"), (17, "TX_CSUM"), (18, "TX_GSO"), (19, "TX_SPEED"))
+STATS_NEEDS = {  # one of these features; the others need none
+    "RX_CSUM": ("VIRTIO_NET_F_GUEST_CSUM",),
+    "RX_GSO": ("VIRTIO_NET_F_GUEST_TSO4", "VIRTIO_NET_F_GUEST_TSO6"),
+    "TX_CSUM": ("VIRTIO_NET_F_CSUM",),
+    "TX_GSO": ("VIRTIO_NET_F_HOST_TSO4", "VIRTIO_NET_F_HOST_TSO6", "VIRTIO_NET_F_HOST_USO"),
+}
 STATS_TYPE = Codes(
     "statistics", "VIRTIO_NET_STATS_TYPE_", "5.1.9.5.11.1",
     *(Code(1 << bit, f"VIRTIO_NET_STATS_TYPE_{kind}") for bit, kind in STATS_KINDS),
