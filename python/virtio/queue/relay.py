@@ -30,6 +30,7 @@ MOST_BYTES = 64 << 20
 """Bytes that are under way at once; a driver may announce any number."""
 
 _RETRY_MILLISECONDS = 20
+_LOOK_MILLISECONDS = 1
 _FULL = (1 << 63) - 1
 
 
@@ -106,6 +107,8 @@ class Relay:
         """Signalled when the driver has notified the queue."""
         self.kick: int | None = None
         """Signalled by the driver itself, if it can; before the start."""
+        self.kicks = True
+        """Whether the driver notifies the queue at all; else the ring is looked at now and then."""
         self._thread = threading.Thread(target=self._run, name=f"relay of {name}", daemon=True)
 
     def start(self) -> None:
@@ -144,7 +147,7 @@ class Relay:
             while not self._stopping:
                 try:
                     if not self._step():
-                        self._sleep(None)
+                        self._sleep(None if self.kicks else _LOOK_MILLISECONDS)
                 except AwayError:
                     self._sleep(_RETRY_MILLISECONDS)
         except ProtocolError as fault:

@@ -30,6 +30,7 @@ class RelayedQueue:
         self._queue = queue
         self._rings: dict[str, int] = {}
         self._enabled = False
+        self._kicks = True
         self._kick: int | None = None
         self._call: int | Callable[[], object] | None = None
         self._relay: Relay | None = None
@@ -79,7 +80,9 @@ class RelayedQueue:
 
     def set_kicks(self, come: bool) -> None:
         """Poll instead of sleeping if no notifications come."""
-        self._queue.set_kicks(come)
+        self._kicks = come
+        if not self._device.relaying:
+            self._queue.set_kicks(come)
 
     def set_call(self, target: int | Callable[[], object] | None) -> None:
         """Send notifications there."""
@@ -139,7 +142,7 @@ class RelayedQueue:
         rings = Rings(**{"base": fresh, "features": features, **self._rings})
         relay = device.make_relay(self._index, rings, self._signal)
         self._relay = relay
-        relay.kick = self._kick
+        relay.kick, relay.kicks = self._kick, self._kicks
         self._queue.reset()
         self._queue.configure(size=rings.size, space="guest", **relay.near_rings)
         self._queue.set_kick(relay.near_kick)
@@ -158,10 +161,12 @@ class RelayedQueue:
         """The device is attached anew, and not relayed."""
         if self._kick is not None:
             self._queue.set_kick(self._kick)
+        self._queue.set_kicks(self._kicks)
 
     def leave(self) -> None:
         """The driver is gone, and its descriptors with it."""
         self.forget()
+        self._kicks = True
         if self._kick is not None:
             os.close(self._kick)
             self._kick = None

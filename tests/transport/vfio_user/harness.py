@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tests.transport.contract import Mirror
 
-from virtio.transport.pci import PciFunction
+from virtio.transport.pci import Layout, PciFunction
 from virtio.transport.vfio_user import version
 from virtio.transport.vfio_user.actions import Disconnect, Notice, Send
 from virtio.transport.vfio_user.codec import Decoder, Message, encode
@@ -30,9 +30,9 @@ class Reply:
 class Client:
     """Speaks to a session of its own, for a function of its own."""
 
-    def __init__(self, *, greet: bool = True) -> None:
+    def __init__(self, *, greet: bool = True, layout: Layout | None = None) -> None:
         self.device = Mirror()
-        self.function = PciFunction(self.device)
+        self.function = PciFunction(self.device, layout=layout)
         self.notices: list[Notice] = []
         self.session = Session(self.function, self.notices.append)
         self.disconnected: str | None = None

@@ -1,5 +1,7 @@
 """What lies where in the BARs of a function."""
 
+import fcntl
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -30,6 +32,7 @@ class AddressSpace:
         self._layout = layout
         self._blocks: dict[int, list[Placed]] = {index: [] for index in layout.bars}
         self._areas: dict[int, list[MapArea]] = {index: [] for index in layout.bars}
+        self._scratch: list[int] = []
 
     def place(self, name: str, place: Place, block: Block) -> Structure:
         """Put a block somewhere."""
@@ -38,6 +41,18 @@ class AddressSpace:
                 raise ConfigurationError(f"{name} overlaps another structure in BAR {place.bar}")
         self._blocks[place.bar].append(Placed(place.offset, block))
         return Structure(place, block.size)
+
+    def place_unread(self, name: str, place: Place, block: Block) -> Structure:
+        """Put a block on pages of its own that may be mapped, too: nobody reads what is stored there."""
+        structure = self.place(name, place, block)
+        end = place.offset + block.size
+        fd = os.memfd_create("notifications", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        self._scratch.append(fd)
+        os.ftruncate(fd, end)
+        # Who maps it need not fear that it shrinks under a store.
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        self._areas[place.bar].append(MapArea(place.offset, block.size, fd, place.offset))
+        return structure
 
     def place_shared_memory(self, memories: Sequence[SharedMemory]) -> dict[int, Structure]:
         """Put shared memory into the BAR for it; return where, by id."""
@@ -48,6 +63,8 @@ class AddressSpace:
                 raise ConfigurationError(f"there are two shared memory regions {memory.id} (4.1.4.7.1)")
             if bar not in self._blocks:
                 raise ConfigurationError(f"there is no BAR {bar} for shared memory")
+            if self._areas[bar] and self._scratch:
+                raise ConfigurationError(f"in BAR {bar} notifications are mapped, and so cannot be more")
             block = SharedMemoryBlock(memory.fd, memory.size, memory.fd_offset)
             place = Place(bar, _end(self._blocks[bar]))
             found[memory.id] = self.place("shared memory", place, block)
@@ -78,6 +95,8 @@ class AddressSpace:
 
     def close(self) -> None:
         """Unmap shared memory."""
+        while self._scratch:
+            os.close(self._scratch.pop())
         for placed in self._blocks.get(self._layout.shared_memory_bar, ()):
             if isinstance(placed.block, SharedMemoryBlock):
                 placed.block.close()

@@ -131,6 +131,8 @@ class CardRing:
 
     def set_polling(self, mode: object, *, microseconds: int = 0) -> None:
         """A card does not poll."""
+        if mode == "busy":
+            raise ConfigurationError("the queues of a card want notifications: they cannot be mapped")
 
     def set_coalescing(self, packets: int, microseconds: int) -> None:
         """Nothing is put off: a batch has one interrupt as it is."""

@@ -305,7 +305,7 @@ class PciDriverEnd(RegisterDriverEnd[PciQueueWire]):
     def _make_wire(self, notification: Notification) -> PciQueueWire:
         region, offset, width, value, _ = notification
         assert value is not None
-        fd = self._bus.kick_fd(notification) if width == 2 else None
+        fd = self._bus.kick_fd(notification)
 
         def kick(data: int) -> None:
             # In the upper half of the data is what is available; in the lower, what means the queue.

@@ -97,20 +97,25 @@ class PciFunction:
             multiplier=self.layout.notify_multiplier,
             notification_value=notification_value,
             notified=self.notified,
+            least=PAGE if self.layout.notify_mapped else 4,
         )
         self._space = AddressSpace(self.layout)
-        structures = self._place_structures()
-        shared = self._space.place_shared_memory(shared_memory)
-        self.regions: Sequence[Region] = self._space.regions()
-        space, placement = capabilities.build(
-            self.layout,
-            device.device_id,
-            self.regions,
-            structures,
-            vectors=vectors,
-            shared_memory=shared,
-            more=() if virtual_functions is None else (virtual_functions,),
-        )
+        try:
+            structures = self._place_structures()
+            shared = self._space.place_shared_memory(shared_memory)
+            self.regions: Sequence[Region] = self._space.regions()
+            space, placement = capabilities.build(
+                self.layout,
+                device.device_id,
+                self.regions,
+                structures,
+                vectors=vectors,
+                shared_memory=shared,
+                more=() if virtual_functions is None else (virtual_functions,),
+            )
+        except BaseException:
+            self._space.close()
+            raise
         self._config = ConfigRegisters(
             space, placement, self, self._registers, no_soft_reset=self.layout.no_soft_reset
         )
@@ -137,7 +142,14 @@ class PciFunction:
                 pending = Place(layout.msix_table.bar, layout.msix_table.offset + behind)
             blocks["msix_table"] = (layout.msix_table, table)
             blocks["msix_pending"] = (pending, MsixPending(interrupts, registers))
-        return {name: self._space.place(name, place, block) for name, (place, block) in blocks.items()}
+        return {
+            name: (
+                self._space.place_unread(name, place, block)
+                if name == "notify" and layout.notify_mapped
+                else self._space.place(name, place, block)
+            )
+            for name, (place, block) in blocks.items()
+        }
 
     # --- what carries the function looks at
 
@@ -187,6 +199,9 @@ class PciFunction:
         """A driver's side arrives; the function is as after power-on."""
         with self._lock:
             self._registers.attach(self.memory, self)
+            if self.layout.notify_mapped:
+                for queue in self.device.queues:
+                    queue.set_kicks(False)
             self._attached = True
             self._begin()
             self._set_gate(self._may_run)

@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from virtio.errors import ConfigurationError
 from virtio.queue.model import Touch
 from virtio.queue.model.shared import ACQUIRE, ORDERINGS
 from virtio.spec.core import F
 from virtio.transport.interface import DeviceEnd
 from virtio.transport.pci.function import OWN_FEATURES, PciFunction
 from virtio.transport.pci.interface import Notification, RegionIndex
+from virtio.transport.pci.layout import Layout
 
 DESCRIPTOR = 16
 
@@ -85,6 +87,9 @@ class CardFunction(PciFunction):
         """Put ``device`` on a card. ``options`` are those of :class:`PciFunction`."""
         self.profile = profile or HardwareProfile()
         self._traffic = Traffic()
+        layout: Layout | None = options.get("layout")
+        if layout is not None and layout.notify_mapped:
+            raise ConfigurationError("notifications that are mapped cannot be counted")
         super().__init__(
             device,
             features=self.profile.features,

@@ -98,7 +98,10 @@ class PciBus(Protocol):
         """Write to a region, in one access."""
 
     def kick_fd(self, notification: Notification) -> int | None:
-        """Eventfd that stands for this write, if the bus can have one; it stays the bus's."""
+        """Eventfd that stands for this write, if the bus can have one; it stays the bus's.
+
+        Asked once for each place where a queue will be notified: a bus may have cheaper writes for these.
+        """
 
     def set_interrupts(self, index: int, start: int, fds: Sequence[int | None]) -> None:
         """Send vectors from ``start`` on to these eventfds; none given: switch all of them off."""

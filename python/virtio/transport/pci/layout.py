@@ -98,6 +98,9 @@ class Layout:
 
     notify_multiplier: int = 4
     """Bytes between the places where queues are notified; 0: all at one place."""
+    notify_mapped: bool = False
+    """Whether the driver's side may map the pages where queues are notified. Its stores tell nobody: queues
+    look at their rings without end."""
     vectors: int | None = None
     """MSI-X vectors; by default one for each queue and one for the configuration. 0: no MSI-X."""
     intx: bool = True
@@ -137,6 +140,8 @@ class Layout:
                 raise ConfigurationError(f"{name} is in BAR {place.bar}, which is not there")
             if place.offset < 0 or place.offset % alignment:
                 raise ConfigurationError(f"{name} is not at a multiple of {alignment} (4.1.4)")
+        if self.notify_mapped and self.notify.offset % PAGE:
+            raise ConfigurationError("notify is to be mapped, and does not begin with a page")
         step = self.notify_multiplier
         if step & (step - 1) or step in (1, 2):
             # 4.1.4.4.1: 2 would do without VIRTIO_F_NOTIFICATION_DATA, but features are not known here.

@@ -96,14 +96,18 @@ class NotifyArea:
         multiplier: int,
         notification_value: Callable[[int], int],
         notified: Callable[[int], object],
+        least: int = 4,
     ) -> None:
-        """Have a place for each queue; ``notified`` is called with the size of each notification."""
+        """Have a place for each queue; ``notified`` is called with the size of each notification.
+
+        ``least``: bytes of which the area has a multiple.
+        """
         self._registers = registers
         self._multiplier = multiplier
         self._notification_value = notification_value
         self._notified = notified
         # Four bytes at the last place: that suffices for either kind of notification (4.1.4.4.1).
-        self.size = max(multiplier * len(registers.queues), 4)
+        self.size = -(-max(multiplier * len(registers.queues), 4) // least) * least
 
     def place(self, index: int) -> int:
         """Where a queue is notified, from the start of the area."""

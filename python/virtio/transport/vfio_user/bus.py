@@ -1,6 +1,8 @@
 """A function behind a vfio-user socket: what a driver of virtio-pci drives."""
 
+import fcntl
 import itertools
+import mmap
 import os
 import socket
 import threading
@@ -39,6 +41,8 @@ from virtio.transport.vfio_user.payloads import (
 )
 
 _MAX_REGIONS = 64
+NOTIFICATION = 2
+"""Bytes of a notification without data."""
 
 
 class VfioUserBus:
@@ -58,7 +62,8 @@ class VfioUserBus:
         self._lock = threading.Lock()
         self._fds: list[int] = []
         self._kicks: dict[int, int] = {}
-        self._doorbells: set[tuple[int, int]] = set()
+        self._doorbells: dict[tuple[int, int], memoryview | None] = {}
+        self._maps: dict[MapArea, mmap.mmap | None] = {}
         self._client = Client(connection, memory.native, name=address, timeout=timeout)
         try:
             self._agree()
@@ -88,16 +93,25 @@ class VfioUserBus:
         return answer[len(asked) :]
 
     def write(self, region: int, offset: int, data: bytes) -> None:
-        """Write to a region. What only notifies a queue is posted: nobody waits for it."""
+        """Write to a region. What only notifies a queue is stored where it can be mapped, else posted."""
         asked = RegionAccess(offset, region, len(data)).pack() + bytes(data)
         if (region, offset) in self._doorbells:
+            with self._lock:
+                place = self._doorbells.get((region, offset))
+                if place is not None and place.itemsize == len(data):
+                    self._client.check()
+                    place[0] = int.from_bytes(data, "little")  # one store
+                    return
             self._client.post(Command.REGION_WRITE, asked)
         else:
             close_all(self._client.call(Command.REGION_WRITE, asked)[1])
 
     def kick_fd(self, notification: Notification) -> int | None:
-        """Eventfd that stands for this write, if the server has one."""
-        self._doorbells.add((notification.region, notification.offset))
+        """Eventfd that stands for this write, if the server has one and the place cannot be mapped."""
+        place = self._doorbell(notification)
+        self._doorbells[notification.region, notification.offset] = place
+        if place is not None or notification.size != NOTIFICATION:
+            return None  # nothing is cheaper than a store; and what carries data is no eventfd's
         asked = RegionIoFds(65536, 0, notification.region, 0)
         try:
             payload, fds = self._client.call(Command.DEVICE_GET_REGION_IO_FDS, asked.pack())
@@ -119,6 +133,29 @@ class VfioUserBus:
                 os.close(old)
             self._kicks[notification.queue] = fd
         return fd
+
+    def _doorbell(self, notification: Notification) -> memoryview | None:
+        """Where this write can be a store."""
+        region, start, size = notification[:3]
+        for area in self.regions[region].areas:
+            if area.offset <= start and start + size <= area.offset + area.size:
+                mapped = self._mapping(area)
+                if mapped is not None:
+                    at = start - area.offset
+                    return memoryview(mapped)[at : at + size].cast("H" if size == NOTIFICATION else "I")
+        return None
+
+    def _mapping(self, area: MapArea) -> mmap.mmap | None:
+        if area not in self._maps:
+            try:
+                seals = fcntl.fcntl(area.fd, fcntl.F_GET_SEALS)
+                # Stores to a file that the server has made shorter would be the end of this process.
+                safe = seals & fcntl.F_SEAL_SHRINK and os.fstat(area.fd).st_size >= area.fd_offset + area.size
+                mapped = mmap.mmap(area.fd, area.size, offset=area.fd_offset) if safe else None
+            except (OSError, ValueError):  # no such file, or not at a page: messages do as well
+                mapped = None
+            self._maps[area] = mapped
+        return self._maps[area]
 
     # --- interrupts
 
@@ -183,6 +220,14 @@ class VfioUserBus:
             close_all(self._kicks.values())
             self._fds.clear()
             self._kicks.clear()
+            for place in self._doorbells.values():
+                if place is not None:
+                    place.release()
+            self._doorbells.clear()
+            for mapped in self._maps.values():
+                if mapped is not None:
+                    mapped.close()
+            self._maps.clear()
 
     # --- the beginning
 

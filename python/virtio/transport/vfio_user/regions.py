@@ -57,10 +57,9 @@ class Regions:
         flags |= RegionFlag.MMAP | RegionFlag.CAPS
         capability = pack_sparse(areas)
         size = RegionInfo.FORM.size + len(capability)
-        fits = asked.argsz >= size
-        at = RegionInfo.FORM.size if fits else 0
-        head = RegionInfo(size, flags, asked.index, at, region.size, base).pack()
-        return (head + capability if fits else head), (fd,)
+        # Where it is in a full answer, even if this one has no room for it: QEMU takes 0 for an error.
+        head = RegionInfo(size, flags, asked.index, RegionInfo.FORM.size, region.size, base).pack()
+        return (head + capability if asked.argsz >= size else head), (fd,)
 
     def io_fds(self, payload: bytes, most: int) -> tuple[bytes, tuple[int, ...]]:
         """Answer DEVICE_GET_REGION_IO_FDS: an eventfd for each queue that can be notified there."""
