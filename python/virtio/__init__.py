@@ -20,7 +20,7 @@ from virtio.errors import (
 
 if TYPE_CHECKING:
     from virtio import spec
-    from virtio._native import Batch, Chain, Memory
+    from virtio._native import Batch, Chain, Memory, NetFrame, NetFrames
     from virtio.device.base import Device
     from virtio.device.block import BlockDevice
     from virtio.device.console import ConsoleDevice
@@ -41,6 +41,8 @@ _HOMES = {
     "EntropyDevice": "virtio.device.entropy",
     "IommuDomain": "virtio.memory.iommu",
     "Memory": "virtio._native",
+    "NetFrame": "virtio._native",
+    "NetFrames": "virtio._native",
     "NetworkDevice": "virtio.device.net",
     "Switch": "virtio.device.net_backends",
     "connect": "virtio.transport",
@@ -63,6 +65,8 @@ __all__ = [
     "IOFailed",
     "IommuDomain",
     "Memory",
+    "NetFrame",
+    "NetFrames",
     "NetworkDevice",
     "ProtocolError",
     "StateError",
