@@ -105,7 +105,9 @@ def generate() -> str:
             codes(net.HASH_TYPE, "u32"),
             codes(net.HASH_REPORT, "u16"),
             layout(net.HDR.until(()), "HDR"),
+            codes(net.TUNNEL_TYPE, "u32"),
             layout(net.HDR.until(("VIRTIO_NET_F_HASH_REPORT",)), "HASH_HDR"),
+            layout(net.HDR.until(net.TUNNEL_GSO), "TUNNEL_HDR"),
         ),
     ]
     return "\n".join(lines) + "\n"

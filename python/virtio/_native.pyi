@@ -387,6 +387,8 @@ class NetFrame:
     gso_size: Final[int]
     csum_start: Final[int]
     csum_offset: Final[int]
+    outer_th_offset: Final[int]
+    inner_nh_offset: Final[int]
 
     @property
     def data(self) -> memoryview:
@@ -571,7 +573,9 @@ class NetPort:
     def reset(self) -> None:
         """Forget what a driver has set, and frames that wait."""
 
-    def deliver(self, frame: Buffer, offload: tuple[int, int, int, int, int, int] | None = None) -> bool:
+    def deliver(
+        self, frame: Buffer, offload: tuple[int, int, int, int, int, int, int, int] | None = None
+    ) -> bool:
         """Give the driver a frame; False if it is filtered or dropped."""
 
     def deliver_batch(self, frames: NetFrames) -> int:

@@ -22,6 +22,8 @@ MAC = bytes.fromhex("020000000001")
 PEER = bytes.fromhex("020000000002")
 GROUP = bytes.fromhex("01005e000001")
 PLAIN = F.MAC | F.STATUS | F.MRG_RXBUF
+LONG_HEADERS = F.HASH_REPORT | F.HOST_UDP_TUNNEL_GSO | F.HOST_UDP_TUNNEL_GSO_CSUM
+LONG_HEADERS |= F.GUEST_UDP_TUNNEL_GSO | F.GUEST_UDP_TUNNEL_GSO_CSUM
 FRAME = MAC + PEER + bytes.fromhex("88b5") + bytes(range(46))
 OK, ERR = b"\0", b"\1"
 CLASS = {code.name.removeprefix("VIRTIO_NET_CTRL_"): code.value for code in net_control.CLASS}
@@ -66,9 +68,9 @@ def eventually(condition: Callable[[], bool]) -> bool:
 
 @pytest.fixture
 def card() -> Iterator[Card]:
-    """One pair, everything negotiated but hash reports, which make the header longer."""
+    """One pair, everything negotiated but hash reports, and tunnels, which make the header longer."""
     device = NetworkDevice(mac=MAC)
-    with Card(device, without=F.HASH_REPORT) as card:
+    with Card(device, without=LONG_HEADERS) as card:
         card.device = device
         yield card
     device.close()
@@ -78,7 +80,7 @@ def card() -> Iterator[Card]:
 def wide() -> Iterator[Card]:
     """Four pairs."""
     device = NetworkDevice(mac=MAC, pairs=4)
-    with Card(device, without=F.HASH_REPORT, room=1 << 17) as card:
+    with Card(device, without=LONG_HEADERS, room=1 << 17) as card:
         card.device = device
         for pair in range(4):
             card.buffers(16, queue=2 * pair)
@@ -135,7 +137,7 @@ def test_the_link_goes_down_and_up(card: Card) -> None:
 
 def test_speed_changes_while_the_link_is_down() -> None:
     device = NetworkDevice(speed=1000)
-    with Card(device, without=F.HASH_REPORT):
+    with Card(device, without=LONG_HEADERS):
         with pytest.raises(ConfigurationError):
             device.set_speed(10000)
         device.link = False
@@ -291,6 +293,19 @@ def test_offloads_are_switched(card: Card) -> None:
     assert card.command("GUEST_OFFLOADS", 1, bytes(8)) == ERR
 
 
+def test_offloads_of_tunnels_have_other_numbers_in_the_command() -> None:
+    """5.1.9.5.9.1: bits 46 and 47 stand for features 65 and 66."""
+    device = NetworkDevice(mac=MAC)
+    with Card(device) as card:
+        card.device = device
+        tunnels = net_control.OFFLOADS.GUEST_UDP_TUNNEL_GSO | net_control.OFFLOADS.GUEST_UDP_TUNNEL_GSO_CSUM
+        assert tunnels == 3 << 46
+        all_of_them = sum(code.value for code in net_control.OFFLOADS)
+        for offloads in (all_of_them, 0, tunnels):
+            assert card.command("GUEST_OFFLOADS", 0, offloads.to_bytes(8, "little")) == OK
+        assert card.command("GUEST_OFFLOADS", 0, (1 << 45).to_bytes(8, "little")) == ERR
+
+
 def test_pairs_are_chosen(wide: Card) -> None:
     for pairs, expected in ((1, OK), (4, OK), (0, ERR), (5, ERR), (0x8000, ERR)):
         assert wide.command("MQ", 0, pairs.to_bytes(2, "little")) == expected
@@ -372,7 +387,7 @@ def hash_config(types: int = 0x3F, reserved: bytes = bytes(8), key: bytes = byte
 
 def test_hashes_are_reported() -> None:
     device = NetworkDevice(mac=MAC)
-    with Card(device) as card:
+    with Card(device, without=LONG_HEADERS & ~F.HASH_REPORT) as card:
         card.device = device
         key = bytes.fromhex(
             "6d5a56da255b0ec24167253d43a38fb0d0ca2bcbae7b30b477cb2da38030f20c6a42b73bbeac01fa"
@@ -572,7 +587,7 @@ class Batches(NetworkDevice):
 
 
 def test_frames_come_to_python_one_by_one() -> None:
-    with Card(device := Mirror(mac=MAC), without=F.HASH_REPORT) as card:
+    with Card(device := Mirror(mac=MAC), without=LONG_HEADERS) as card:
         card.device = device
         card.buffers(2)
         card.send(PEER + FRAME[6:])
@@ -582,7 +597,7 @@ def test_frames_come_to_python_one_by_one() -> None:
 
 
 def test_frames_come_to_python_together_and_can_be_kept() -> None:
-    with Card(device := Batches(), without=F.HASH_REPORT) as card:
+    with Card(device := Batches(), without=LONG_HEADERS) as card:
         card.buffers(40)
         driver = card.drivers[1]
         for number in range(30):
@@ -621,15 +636,80 @@ def test_offloads_are_done_before_python_sees_a_frame_unless_it_takes_them() -> 
 
     for kind, expected in ((Look, [(1054, 0, 0)] * 3), (Takes, [(3054, 1, 1000)])):
         seen.clear()
-        with Card(device := kind(mac=MAC), without=F.HASH_REPORT) as card:
+        with Card(device := kind(mac=MAC), without=LONG_HEADERS) as card:
             card.device = device
             card.send(frame, large)
             assert arrived.wait(10)
         assert seen == expected
 
 
+GENEVE = bytes.fromhex(
+    # An outer frame without a checksum, Geneve, and the inner frame's headers; the inner checksum is partial.
+    "020000000009 020000000001 0800"
+    "4500 0420 1234 0000 4011 0000 0a000001 0a000002"
+    "c000 17c1 040c 0000"
+    "0000 6558 00000500"
+    "020000000001 020000000002 0800"
+    "4500 03f0 0001 4000 4006 0000 c0a80001 c0a80002"
+    "0001 0002 00000001 00000000 5010 ffff 8536 0000"
+)
+GENEVE_FIELDS = {
+    "flags": 1,
+    "gso_type": 0x21,
+    "hdr_len": len(GENEVE),
+    "gso_size": 400,
+    "csum_start": 84,
+    "csum_offset": 16,
+    "outer_th_offset": 34,
+    "inner_nh_offset": 64,
+}
+"""The fields of the packet that 5.1.9.2 has as an example."""
+
+
+def test_tunnels_go_through_python_whole_or_in_segments() -> None:
+    frame = GENEVE + bytes(968)
+    header = net.HDR.until(net.TUNNEL_GSO)
+    assert header.size == 24
+    seen: list[tuple[int, int]] = []
+    arrived = threading.Event()
+
+    class Look(NetworkDevice):
+        def on_frame(self, frame: NetFrame) -> None:
+            seen.append((len(frame), frame.gso_type))
+            assert self.send(
+                bytes(frame),
+                **({name: getattr(frame, name) for name in GENEVE_FIELDS} if frame.flags else {}),
+            )
+            arrived.set()
+
+    class Takes(Look):
+        frame_offloads = F.CSUM | F.HOST_TSO4 | F.HOST_UDP_TUNNEL_GSO
+
+    fields = dict.fromkeys(("num_buffers", "hash_value", "hash_report", "padding_reserved"), 0)
+    segments = [len(GENEVE) + size for size in (400, 400, 168)]
+    for kind, expected in ((Look, [(size, 0) for size in segments]), (Takes, [(len(frame), 0x21)])):
+        seen.clear()
+        arrived.clear()
+        with Card(device := kind(mac=MAC)) as card:
+            card.device = device
+            card.buffers(4)
+            card.send(frame, header.pack(**fields | GENEVE_FIELDS))
+            assert arrived.wait(10)
+            got = card.received(len(expected))
+            assert seen == expected
+            assert [len(data) - 24 for data in got] == [size for size, _ in expected]
+            if kind is Takes:
+                found = header.unpack(got[0][:24])
+                assert {name: found[name] for name in GENEVE_FIELDS} == GENEVE_FIELDS
+            # Nobody is asked to take what cannot be.
+            for wrong in ({"gso_type": 0x61}, {"outer_th_offset": 35}, {"flags": 3}, {"flags": 8}):
+                with pytest.raises(ConfigurationError):
+                    device.send(frame, **GENEVE_FIELDS | wrong)
+        device.close()
+
+
 def test_frames_from_python_are_checked() -> None:
-    with Card(device := NetworkDevice(mac=MAC), without=F.HASH_REPORT):
+    with Card(device := NetworkDevice(mac=MAC), without=LONG_HEADERS):
         for options in ({"flags": 1, "csum_start": 60}, {"gso_type": 1}, {"flags": 1, "gso_type": 9}):
             with pytest.raises(ConfigurationError):
                 device.send(FRAME, **options)
@@ -639,7 +719,7 @@ def test_frames_from_python_are_checked() -> None:
 
 def test_a_loop_gives_back_what_is_sent() -> None:
     device = NetworkDevice(NetBackend.loop(), mac=MAC)
-    with Card(device, without=F.HASH_REPORT) as card:
+    with Card(device, without=LONG_HEADERS) as card:
         card.device = device
         card.buffers(1)
         card.send(FRAME)
@@ -650,9 +730,9 @@ def test_a_switch_joins_devices() -> None:
     switch = virtio.Switch()
     devices = [NetworkDevice(switch.port(), mac=bytes([2, 0, 0, 0, 0, number])) for number in range(3)]
     with (
-        Card(devices[0], without=F.HASH_REPORT) as a,
-        Card(devices[1], without=F.HASH_REPORT) as b,
-        Card(devices[2], without=F.HASH_REPORT) as c,
+        Card(devices[0], without=LONG_HEADERS) as a,
+        Card(devices[1], without=LONG_HEADERS) as b,
+        Card(devices[2], without=LONG_HEADERS) as c,
     ):
         for card in (a, b, c):
             card.buffers(4)

@@ -185,13 +185,24 @@ impl NetFrame {
         self.frame.offload.csum_offset
     }
 
+    #[getter]
+    fn outer_th_offset(&self) -> u16 {
+        self.frame.offload.outer_th_offset
+    }
+
+    #[getter]
+    fn inner_nh_offset(&self) -> u16 {
+        self.frame.offload.inner_nh_offset
+    }
+
     fn __repr__(&self) -> String {
         format!("<NetFrame of {} bytes>", self.frame.size())
     }
 }
 
-/// The fields of a header as Python gives them: flags, gso_type, hdr_len, gso_size, csum_start, csum_offset.
-pub(crate) type Fields = (u8, u8, u16, u16, u16, u16);
+/// The fields of a header as Python gives them: flags, gso_type, hdr_len, gso_size, csum_start, csum_offset,
+/// outer_th_offset, inner_nh_offset.
+pub(crate) type Fields = (u8, u8, u16, u16, u16, u16, u16, u16);
 
 /// Checks what Python says about a frame: what goes to a driver must be right.
 pub(crate) fn checked(fields: Option<Fields>, frame: &[u8]) -> PyResult<Offload> {
@@ -202,6 +213,8 @@ pub(crate) fn checked(fields: Option<Fields>, frame: &[u8]) -> PyResult<Offload>
         gso_size: fields.3,
         csum_start: fields.4,
         csum_offset: fields.5,
+        outer_th_offset: fields.6,
+        inner_nh_offset: fields.7,
     });
     virtqueue::net::check(offload, frame, virtqueue::net::HOST_OFFLOADS)
         .map_err(|why| configuration(format!("this frame cannot be sent: {why:?}")))

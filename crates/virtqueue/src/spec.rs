@@ -389,6 +389,16 @@ pub mod net {
     pub const HDR_CSUM_OFFSET: usize = 8;
     pub const HDR_NUM_BUFFERS: usize = 10;
 
+    pub const VIRTIO_NET_HASH_TUNNEL_TYPE_GRE_2784: u32 = 1;
+    pub const VIRTIO_NET_HASH_TUNNEL_TYPE_GRE_2890: u32 = 2;
+    pub const VIRTIO_NET_HASH_TUNNEL_TYPE_GRE_7676: u32 = 4;
+    pub const VIRTIO_NET_HASH_TUNNEL_TYPE_GRE_UDP: u32 = 8;
+    pub const VIRTIO_NET_HASH_TUNNEL_TYPE_VXLAN: u32 = 16;
+    pub const VIRTIO_NET_HASH_TUNNEL_TYPE_VXLAN_GPE: u32 = 32;
+    pub const VIRTIO_NET_HASH_TUNNEL_TYPE_GENEVE: u32 = 64;
+    pub const VIRTIO_NET_HASH_TUNNEL_TYPE_IPIP: u32 = 128;
+    pub const VIRTIO_NET_HASH_TUNNEL_TYPE_NVGRE: u32 = 256;
+
     /// Bytes of struct virtio_net_hdr.
     pub const HASH_HDR_SIZE: usize = 20;
     pub const HASH_HDR_FLAGS: usize = 0;
@@ -401,4 +411,19 @@ pub mod net {
     pub const HASH_HDR_HASH_VALUE: usize = 12;
     pub const HASH_HDR_HASH_REPORT: usize = 16;
     pub const HASH_HDR_PADDING_RESERVED: usize = 18;
+
+    /// Bytes of struct virtio_net_hdr.
+    pub const TUNNEL_HDR_SIZE: usize = 24;
+    pub const TUNNEL_HDR_FLAGS: usize = 0;
+    pub const TUNNEL_HDR_GSO_TYPE: usize = 1;
+    pub const TUNNEL_HDR_HDR_LEN: usize = 2;
+    pub const TUNNEL_HDR_GSO_SIZE: usize = 4;
+    pub const TUNNEL_HDR_CSUM_START: usize = 6;
+    pub const TUNNEL_HDR_CSUM_OFFSET: usize = 8;
+    pub const TUNNEL_HDR_NUM_BUFFERS: usize = 10;
+    pub const TUNNEL_HDR_HASH_VALUE: usize = 12;
+    pub const TUNNEL_HDR_HASH_REPORT: usize = 16;
+    pub const TUNNEL_HDR_PADDING_RESERVED: usize = 18;
+    pub const TUNNEL_HDR_OUTER_TH_OFFSET: usize = 20;
+    pub const TUNNEL_HDR_INNER_NH_OFFSET: usize = 22;
 }

@@ -48,6 +48,8 @@ OFFERED = (
     F.CSUM | F.GUEST_CSUM | F.CTRL_GUEST_OFFLOADS | F.MAC | F.MRG_RXBUF | F.STATUS
     | F.GUEST_TSO4 | F.GUEST_TSO6 | F.GUEST_ECN | F.GUEST_UFO | F.GUEST_USO4 | F.GUEST_USO6
     | F.HOST_TSO4 | F.HOST_TSO6 | F.HOST_ECN | F.HOST_UFO | F.HOST_USO | F.GUEST_HDRLEN
+    | F.GUEST_UDP_TUNNEL_GSO | F.GUEST_UDP_TUNNEL_GSO_CSUM
+    | F.HOST_UDP_TUNNEL_GSO | F.HOST_UDP_TUNNEL_GSO_CSUM
     | F.CTRL_VQ | F.CTRL_RX | F.CTRL_RX_EXTRA | F.CTRL_VLAN | F.CTRL_MAC_ADDR | F.GUEST_ANNOUNCE
     | F.HASH_REPORT | F.DEVICE_STATS | F.NOTF_COAL | F.VQ_NOTF_COAL
 )  # fmt: skip
@@ -161,6 +163,8 @@ class NetworkDevice(Device):
         gso_size: int = 0,
         csum_start: int = 0,
         csum_offset: int = 0,
+        outer_th_offset: int = 0,
+        inner_nh_offset: int = 0,
     ) -> bool:
         """Give the driver a frame; False if it was filtered or dropped.
 
@@ -169,7 +173,8 @@ class NetworkDevice(Device):
         """
         if not (flags or gso_type):
             return self.port.deliver(frame)
-        return self.port.deliver(frame, (flags, gso_type, hdr_len, gso_size, csum_start, csum_offset))
+        fields = (flags, gso_type, hdr_len, gso_size, csum_start, csum_offset)
+        return self.port.deliver(frame, (*fields, outer_th_offset, inner_nh_offset))
 
     def send_frames(self, frames: NetFrames) -> int:
         """Give the driver frames that came from a driver, as they are now; return how many it gets."""

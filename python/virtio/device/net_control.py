@@ -24,7 +24,8 @@ MAX_KEY = 40
 """Bytes of a hash key that make a difference: two IPv6 addresses, two ports and a word more."""
 MAX_TABLE = 128
 SUPPORTED_HASH_TYPES = sum(code.value for code in net.HASH_TYPE)
-_OFFLOADS = sum(code.value for code in net_control.OFFLOADS)
+_OFFLOADS = {code.value: F[code.name].mask for code in net_control.OFFLOADS}
+"""The feature that each offload is about: those above bit 63 have other numbers in the command."""
 
 _VLAN = net_control.CLASS["VIRTIO_NET_CTRL_VLAN"].value
 _COALESCING = net_control.CLASS["VIRTIO_NET_CTRL_NOTF_COAL"].value
@@ -311,12 +312,15 @@ class Control:
         return key
 
     def _offloads(self, command: int, data: bytes) -> bytes:
-        offloads = int.from_bytes(data, "little")
+        asked = int.from_bytes(data, "little")
         if command != net_control.OFFLOADS_CMD.SET or len(data) != 8:
             raise RefusedError(f"command {command} about offloads")
-        if offloads & ~(self._host.negotiated_features & _OFFLOADS):
-            raise RefusedError(f"offloads {offloads:#x}, some of which were not negotiated")
-        self._host.port.set_offloads(offloads)
+        known = {
+            bit: feature for bit, feature in _OFFLOADS.items() if feature & self._host.negotiated_features
+        }
+        if asked & ~sum(known):
+            raise RefusedError(f"offloads {asked:#x}, some of which were not negotiated")
+        self._host.port.set_offloads(sum(feature for bit, feature in known.items() if asked & bit))
         return b""
 
     def _coalescing(self, command: int, data: bytes) -> bytes:

@@ -3,7 +3,7 @@
 use super::frames::Frames;
 use super::header::{ETHERNET, MAX_FRAME, Offload, check};
 use super::port::{Backend, Port, lock};
-use super::simple::HOST_OFFLOADS;
+use super::simple::{HOST_OFFLOADS, HOST_TUNNELS};
 use crate::notify::EventFd;
 use crate::spec::net::*;
 use std::io::{self, IoSlice};
@@ -24,6 +24,8 @@ pub enum Framing {
     Headers(usize),
 }
 
+/// What a header of a descriptor can say: it has no place for tunnels.
+const PLAIN: u128 = HOST_OFFLOADS & !HOST_TUNNELS;
 /// Frames delivered at once.
 const BURST: usize = 64;
 /// How long a partner that takes nothing is waited for before a frame is dropped.
@@ -61,7 +63,7 @@ impl Descriptor {
             fd,
             framing,
             accepts: if let Framing::Headers(_) = framing {
-                accepts & HOST_OFFLOADS
+                accepts & PLAIN
             } else {
                 0
             },
@@ -311,7 +313,7 @@ impl Inner {
             let asked = asked
                 .and_then(Result::ok)
                 .map_or(Offload::default(), Offload::parse);
-            if let Ok(mut offload) = check(asked, frame, HOST_OFFLOADS) {
+            if let Ok(mut offload) = check(asked, frame, PLAIN) {
                 offload.flags |= asked.flags & VIRTIO_NET_HDR_F_DATA_VALID;
                 frames.push(frame, offload);
             }

@@ -1,6 +1,6 @@
 //! `struct virtio_net_hdr` (VIRTIO 1.4, 5.1.9): read, checked against what was negotiated, written.
 
-use super::layers::{Layers, TCP, UDP, dissect};
+use super::layers::{Layers, TCP, UDP, dissect, dissect_at};
 use crate::spec::net::*;
 
 /// The longest frame: Ethernet header with two VLAN tags, and 65535 bytes of IPv6 payload after its header.
@@ -25,7 +25,14 @@ pub struct Offload {
     pub csum_start: u16,
     /// Where it is put, from `csum_start`.
     pub csum_offset: u16,
+    /// In a tunnel: where the outer UDP header is.
+    pub outer_th_offset: u16,
+    /// In a tunnel: where the inner IP header is.
+    pub inner_nh_offset: u16,
 }
+
+/// The packet is in a UDP tunnel; at most one of them.
+const TUNNEL: u8 = VIRTIO_NET_HDR_GSO_UDP_TUNNEL_IPV4 | VIRTIO_NET_HDR_GSO_UDP_TUNNEL_IPV6;
 
 impl Offload {
     /// The fields, as they lie in the first ten bytes of a header.
@@ -39,7 +46,38 @@ impl Offload {
             gso_size: word(HDR_GSO_SIZE),
             csum_start: word(HDR_CSUM_START),
             csum_offset: word(HDR_CSUM_OFFSET),
+            ..Self::default()
         }
+    }
+
+    /// The fields about a tunnel, from a header that is long enough for them.
+    pub fn parse_tunnel(&mut self, header: &[u8]) {
+        let word = |at: usize| {
+            let found = header.get(at..at + 2).map(<[u8; 2]>::try_from);
+            found.and_then(Result::ok).map_or(0, u16::from_le_bytes)
+        };
+        self.outer_th_offset = word(TUNNEL_HDR_OUTER_TH_OFFSET);
+        self.inner_nh_offset = word(TUNNEL_HDR_INNER_NH_OFFSET);
+    }
+
+    /// The fields about a tunnel, as they lie in a header.
+    pub fn tunnel_bytes(&self) -> [u8; 4] {
+        let [a, b] = self.outer_th_offset.to_le_bytes();
+        let [c, d] = self.inner_nh_offset.to_le_bytes();
+        [a, b, c, d]
+    }
+
+    /// The same for a frame with `by` bytes more, or fewer, in front of all that is referred to.
+    pub fn moved(mut self, by: i16) -> Self {
+        if self.needs_csum() {
+            self.csum_start = self.csum_start.saturating_add_signed(by);
+            self.hdr_len = self.hdr_len.saturating_add_signed(by);
+        }
+        if self.in_tunnel() {
+            self.outer_th_offset = self.outer_th_offset.saturating_add_signed(by);
+            self.inner_nh_offset = self.inner_nh_offset.saturating_add_signed(by);
+        }
+        self
     }
 
     /// The first ten bytes of a header.
@@ -71,10 +109,21 @@ impl Offload {
         self.gso_type != VIRTIO_NET_HDR_GSO_NONE
     }
 
-    /// The kind of large packet, without the flag for ECN.
+    /// Whether it is in a UDP tunnel.
+    #[inline]
+    pub fn in_tunnel(&self) -> bool {
+        self.gso_type & TUNNEL != 0
+    }
+
+    /// Whether the outer checksum of a tunnel is partial.
+    pub fn needs_outer_csum(&self) -> bool {
+        self.flags & VIRTIO_NET_HDR_F_UDP_TUNNEL_CSUM != 0
+    }
+
+    /// The kind of large packet, without the flags for ECN and tunnels.
     #[inline]
     pub fn kind(&self) -> u8 {
-        self.gso_type & !VIRTIO_NET_HDR_GSO_ECN
+        self.gso_type & !(VIRTIO_NET_HDR_GSO_ECN | TUNNEL)
     }
 
     /// Whether whoever negotiated `features` (those of a transmitting driver, `HOST_…`) may hand this on as it is.
@@ -85,6 +134,8 @@ impl Offload {
         let ecn = self.gso_type & VIRTIO_NET_HDR_GSO_ECN != 0;
         host_feature(self.kind()).is_some_and(|needed| features & needed != 0)
             && (!ecn || features & VIRTIO_NET_F_HOST_ECN != 0)
+            && (!self.in_tunnel() || features & VIRTIO_NET_F_HOST_UDP_TUNNEL_GSO != 0)
+            && (!self.needs_outer_csum() || features & VIRTIO_NET_F_HOST_UDP_TUNNEL_GSO_CSUM != 0)
     }
 }
 
@@ -116,6 +167,8 @@ pub enum Malformed {
     GsoHeaders,
     /// A checksum beyond the end of the packet.
     Checksum,
+    /// No UDP tunnel, or another one than the header says.
+    Tunnel,
 }
 
 /// Checks the header of a frame that a driver with these features sends (5.1.9.2.1, 5.1.9.2.2). What is returned
@@ -128,7 +181,8 @@ pub fn check(offload: Offload, frame: &[u8], features: u128) -> Result<Offload, 
     if frame.len() > MAX_FRAME {
         return Err(Malformed::Long);
     }
-    if offload.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM == 0 && offload.gso_type == 0 {
+    const ASKS: u8 = VIRTIO_NET_HDR_F_NEEDS_CSUM | VIRTIO_NET_HDR_F_UDP_TUNNEL_CSUM;
+    if offload.flags & ASKS == 0 && offload.gso_type == 0 {
         // All other fields, and flags of later versions, mean nothing now.
         return Ok(Offload::default());
     }
@@ -144,6 +198,15 @@ fn check_request(offload: Offload, frame: &[u8], features: u128) -> Result<Offlo
         // The driver had to leave it clear; the packet is complete then.
         request.flags = 0;
     }
+    if features & VIRTIO_NET_F_HOST_UDP_TUNNEL_GSO != 0 && offload.needs_outer_csum() {
+        if !offload.in_tunnel() {
+            return Err(Malformed::Tunnel);
+        }
+        request.flags |= VIRTIO_NET_HDR_F_UDP_TUNNEL_CSUM;
+    }
+    if !offload.in_tunnel() {
+        (request.outer_th_offset, request.inner_nh_offset) = (0, 0);
+    }
     if !offload.is_large() {
         if request.flags == 0 {
             return Ok(Offload::default());
@@ -158,17 +221,19 @@ fn check_request(offload: Offload, frame: &[u8], features: u128) -> Result<Offlo
     if !request.within(features) {
         return Err(Malformed::GsoType);
     }
-    if request.flags == 0 {
+    if !request.needs_csum() {
         return Err(Malformed::GsoWithoutChecksum);
     }
     if request.gso_size == 0 {
         return Err(Malformed::GsoSize);
     }
+    if request.in_tunnel() && offload.flags & VIRTIO_NET_HDR_F_DATA_VALID != 0 {
+        return Err(Malformed::Tunnel);
+    }
     check_checksum(&request, frame)?;
-    let layers = dissect(frame).ok_or(Malformed::GsoHeaders)?;
-    check_large(&request, &layers)?;
+    let large = Large::of(&request, frame)?;
     // hdr_len is a hint at best (5.1.9.2.2): what counts is what the headers say.
-    request.hdr_len = layers.payload as u16;
+    request.hdr_len = large.inner.payload as u16;
     Ok(request)
 }
 
@@ -180,8 +245,55 @@ fn check_checksum(request: &Offload, frame: &[u8]) -> Result<(), Malformed> {
     Ok(())
 }
 
+/// Where the headers of a large packet are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Large {
+    /// Those of what is to be cut.
+    pub inner: Layers,
+    /// Those of the UDP tunnel that it is in.
+    pub outer: Option<Layers>,
+}
+
+impl Large {
+    /// Finds the headers, if they are what the request says.
+    pub fn of(request: &Offload, frame: &[u8]) -> Result<Self, Malformed> {
+        let first = dissect(frame).ok_or(Malformed::GsoHeaders)?;
+        if !request.in_tunnel() {
+            check_large(request, &first)?;
+            return Ok(Self {
+                inner: first,
+                outer: None,
+            });
+        }
+        let (outer, at) = (first, usize::from(request.inner_nh_offset));
+        let udp = outer.protocol == UDP && outer.has_ports();
+        if !udp || outer.transport != usize::from(request.outer_th_offset) || at < outer.payload {
+            return Err(Malformed::Tunnel);
+        }
+        let inner = dissect_at(frame, at).ok_or(Malformed::Tunnel)?;
+        // The text of the standard has the flag tell the version of the inner header, its name and Linux that of the
+        // outer one. Nothing here depends on it.
+        let said = match request.gso_type & TUNNEL {
+            VIRTIO_NET_HDR_GSO_UDP_TUNNEL_IPV4 => 4,
+            VIRTIO_NET_HDR_GSO_UDP_TUNNEL_IPV6 => 6,
+            _ => return Err(Malformed::Tunnel),
+        };
+        if said != inner.version && said != outer.version {
+            return Err(Malformed::Tunnel);
+        }
+        if request.kind() == VIRTIO_NET_HDR_GSO_UDP {
+            return Err(Malformed::GsoType);
+        }
+        check_large(request, &inner)?;
+        Ok(Self {
+            inner,
+            outer: Some(outer),
+        })
+    }
+}
+
 /// Whether the headers are what the kind of large packet says.
-pub(super) fn check_large(request: &Offload, layers: &Layers) -> Result<(), Malformed> {
+fn check_large(request: &Offload, layers: &Layers) -> Result<(), Malformed> {
     let (versions, protocol, field): (&[u8], u8, u16) = match request.kind() {
         VIRTIO_NET_HDR_GSO_TCPV4 => (&[4], TCP, 16),
         VIRTIO_NET_HDR_GSO_TCPV6 => (&[6], TCP, 16),
@@ -200,7 +312,9 @@ pub(super) fn check_large(request: &Offload, layers: &Layers) -> Result<(), Malf
 
 /// Bytes of the header (5.1.9.3.1).
 pub fn size(features: u128) -> usize {
-    if features & VIRTIO_NET_F_HASH_REPORT != 0 {
+    if features & (VIRTIO_NET_F_HOST_UDP_TUNNEL_GSO | VIRTIO_NET_F_GUEST_UDP_TUNNEL_GSO) != 0 {
+        TUNNEL_HDR_SIZE
+    } else if features & VIRTIO_NET_F_HASH_REPORT != 0 {
         HASH_HDR_SIZE
     } else {
         HDR_SIZE

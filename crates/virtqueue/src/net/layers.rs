@@ -68,11 +68,25 @@ pub fn dissect(frame: &[u8]) -> Option<Layers> {
             kind = word(frame, at)?;
         }
     }
-    let mut layers = match kind {
+    let layers = match kind {
         0x0800 => version_4(frame, at + 2)?,
         0x86dd => version_6(frame, at + 2)?,
         _ => return None,
     };
+    Some(with_payload(frame, layers))
+}
+
+/// Finds the headers of the IP packet that begins at `network`, in a tunnel.
+pub fn dissect_at(frame: &[u8], network: usize) -> Option<Layers> {
+    let layers = match frame.get(network)? >> 4 {
+        4 => version_4(frame, network)?,
+        6 => version_6(frame, network)?,
+        _ => return None,
+    };
+    Some(with_payload(frame, layers))
+}
+
+fn with_payload(frame: &[u8], mut layers: Layers) -> Layers {
     let header = match layers.protocol {
         TCP => usize::from(frame.get(layers.transport + 12).copied().unwrap_or(0) >> 4) * 4,
         UDP => 8,
@@ -82,7 +96,7 @@ pub fn dissect(frame: &[u8]) -> Option<Layers> {
     if header >= least && layers.transport + header <= frame.len() {
         layers.payload = layers.transport + header;
     }
-    Some(layers)
+    layers
 }
 
 fn version_4(frame: &[u8], network: usize) -> Option<Layers> {

@@ -37,7 +37,7 @@ pub use port::{Backend, GUEST_OFFLOADS, Port, Settings};
 pub use receive::Receiver;
 pub use recording::{Play, Recording};
 pub use segment::finish;
-pub use simple::{HOST_OFFLOADS, Loop, Sink, Source};
+pub use simple::{HOST_OFFLOADS, HOST_TUNNELS, Loop, Sink, Source};
 pub use steering::Steering;
 pub use switch::{Switch, SwitchPort};
 pub use tally::{Count, Received, Transmitted};

@@ -25,7 +25,9 @@ pub const GUEST_OFFLOADS: u128 = VIRTIO_NET_F_GUEST_CSUM
     | VIRTIO_NET_F_GUEST_ECN
     | VIRTIO_NET_F_GUEST_UFO
     | VIRTIO_NET_F_GUEST_USO4
-    | VIRTIO_NET_F_GUEST_USO6;
+    | VIRTIO_NET_F_GUEST_USO6
+    | VIRTIO_NET_F_GUEST_UDP_TUNNEL_GSO
+    | VIRTIO_NET_F_GUEST_UDP_TUNNEL_GSO_CSUM;
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -79,6 +81,14 @@ impl Settings {
             (VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_HOST_TSO6),
             (VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_HOST_ECN),
             (VIRTIO_NET_F_GUEST_UFO, VIRTIO_NET_F_HOST_UFO),
+            (
+                VIRTIO_NET_F_GUEST_UDP_TUNNEL_GSO,
+                VIRTIO_NET_F_HOST_UDP_TUNNEL_GSO,
+            ),
+            (
+                VIRTIO_NET_F_GUEST_UDP_TUNNEL_GSO_CSUM,
+                VIRTIO_NET_F_HOST_UDP_TUNNEL_GSO_CSUM,
+            ),
         ] {
             if self.offloads & guest != 0 {
                 host |= as_host;

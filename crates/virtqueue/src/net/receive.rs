@@ -195,8 +195,10 @@ impl Receiver {
                 None => return Ok(self.shortage()),
             }
         }
-        let mut header = [0; HASH_HDR_SIZE];
-        header[..10].copy_from_slice(&self.offload(frame).bytes());
+        let mut header = [0; TUNNEL_HDR_SIZE];
+        let offload = self.offload(frame);
+        header[..10].copy_from_slice(&offload.bytes());
+        header[TUNNEL_HDR_OUTER_TH_OFFSET..].copy_from_slice(&offload.tunnel_bytes());
         header[HDR_NUM_BUFFERS..HDR_SIZE].copy_from_slice(&(buffers as u16).to_le_bytes());
         header[HASH_HDR_HASH_VALUE..HASH_HDR_HASH_REPORT].copy_from_slice(&frame.hash.to_le_bytes());
         header[HASH_HDR_HASH_REPORT..HASH_HDR_PADDING_RESERVED]
@@ -267,7 +269,11 @@ impl Receiver {
         if offload == Offload::default() {
             return offload;
         }
-        let known = VIRTIO_NET_HDR_F_NEEDS_CSUM | VIRTIO_NET_HDR_F_DATA_VALID;
+        let known = if offload.in_tunnel() {
+            VIRTIO_NET_HDR_F_NEEDS_CSUM | VIRTIO_NET_HDR_F_UDP_TUNNEL_CSUM
+        } else {
+            VIRTIO_NET_HDR_F_NEEDS_CSUM | VIRTIO_NET_HDR_F_DATA_VALID
+        };
         offload.flags &= if self.receivable == 0 { 0 } else { known };
         if offload.is_large() && self.settings.features & VIRTIO_NET_F_RSC_EXT != 0 {
             let payload = frame.size().saturating_sub(offload.hdr_len.into());

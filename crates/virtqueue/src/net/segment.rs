@@ -2,8 +2,8 @@
 
 use super::checksum::{Sum, complete, finish_ipv4, pseudo_header};
 use super::frames::Frames;
-use super::header::{Offload, check_large};
-use super::layers::{Layers, TCP, dissect};
+use super::header::{Large, Offload};
+use super::layers::{Layers, TCP};
 use crate::spec::net::*;
 
 const FIN_PSH: u8 = 0x09;
@@ -24,21 +24,22 @@ pub fn finish(frame: &[u8], offload: Offload, out: &mut Frames) -> bool {
         out.commit(0, frame.len(), Offload::default());
         return true;
     }
-    let Some(layers) = dissect(frame) else {
+    let Ok(large) = Large::of(&offload, frame) else {
         return false;
     };
-    if offload.gso_size == 0 || check_large(&offload, &layers).is_err() {
+    if offload.gso_size == 0 {
         return false;
     }
     if offload.kind() == VIRTIO_NET_HDR_GSO_UDP {
-        return fragment(frame, &layers, usize::from(offload.gso_size), out);
+        return fragment(frame, &large.inner, usize::from(offload.gso_size), out);
     }
-    segments(frame, &layers, usize::from(offload.gso_size), out);
+    segments(frame, &large, offload, out);
     true
 }
 
 /// Segments of a TCP or UDP packet: each with all headers, lengths and checksums set right.
-fn segments(frame: &[u8], layers: &Layers, size: usize, out: &mut Frames) {
+fn segments(frame: &[u8], large: &Large, offload: Offload, out: &mut Frames) {
+    let (layers, size) = (&large.inner, usize::from(offload.gso_size));
     let (headers, payload) = frame.split_at(layers.payload);
     let count = payload.len().div_ceil(size).max(1);
     for number in 0..count {
@@ -55,7 +56,22 @@ fn segments(frame: &[u8], layers: &Layers, size: usize, out: &mut Frames) {
             segment[layers.transport + 4..layers.transport + 6].copy_from_slice(&length.to_be_bytes());
         }
         set_checksum(segment, layers);
+        if let Some(outer) = &large.outer {
+            set_network(segment, outer, number as u16);
+            set_tunnel(segment, outer, offload.needs_outer_csum());
+        }
         out.commit(0, total, Offload::default());
+    }
+}
+
+/// Length and checksum of the UDP header of a tunnel. A checksum that is there but not partial is that of segments,
+/// if these are all of one size (5.1.9.2.1); it is computed again. Without one there is to be none.
+fn set_tunnel(segment: &mut [u8], outer: &Layers, partial: bool) {
+    let length = (segment.len() - outer.transport) as u16;
+    let header = &mut segment[outer.transport..outer.payload];
+    header[4..6].copy_from_slice(&length.to_be_bytes());
+    if partial || header[6..8] != [0, 0] {
+        set_checksum(segment, outer);
     }
 }
 

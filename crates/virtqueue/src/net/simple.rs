@@ -14,7 +14,11 @@ pub const HOST_OFFLOADS: u128 = VIRTIO_NET_F_CSUM
     | VIRTIO_NET_F_HOST_TSO6
     | VIRTIO_NET_F_HOST_ECN
     | VIRTIO_NET_F_HOST_UFO
-    | VIRTIO_NET_F_HOST_USO;
+    | VIRTIO_NET_F_HOST_USO
+    | HOST_TUNNELS;
+
+/// Large packets in UDP tunnels.
+pub const HOST_TUNNELS: u128 = VIRTIO_NET_F_HOST_UDP_TUNNEL_GSO | VIRTIO_NET_F_HOST_UDP_TUNNEL_GSO_CSUM;
 
 /// Takes frames in and forgets them.
 #[derive(Debug, Default)]

@@ -265,7 +265,7 @@ fn copy_to(
         return;
     };
     let bytes = frames.get(frame);
-    let mut offload = frame.offload;
+    let offload = frame.offload;
     match target.passes(vlan, bytes) {
         Pass::No => {}
         Pass::AsItIs => batch.push_frame(frames, frame),
@@ -275,21 +275,13 @@ fn copy_to(
             room[12..14].copy_from_slice(&0x8100u16.to_be_bytes());
             room[14..16].copy_from_slice(&vlan.to_be_bytes());
             room[16..].copy_from_slice(&bytes[12..]);
-            if offload.needs_csum() {
-                offload.csum_start += TAG as u16;
-                offload.hdr_len += TAG as u16;
-            }
-            batch.commit(0, bytes.len() + TAG, offload);
+            batch.commit(0, bytes.len() + TAG, offload.moved(TAG as i16));
         }
         Pass::Untagged if bytes.len() >= ETHERNET + TAG => {
             let room = batch.reserve(bytes.len() - TAG);
             room[..12].copy_from_slice(&bytes[..12]);
             room[12..].copy_from_slice(&bytes[12 + TAG..]);
-            if offload.needs_csum() {
-                offload.csum_start = offload.csum_start.saturating_sub(TAG as u16);
-                offload.hdr_len = offload.hdr_len.saturating_sub(TAG as u16);
-            }
-            batch.commit(0, bytes.len() - TAG, offload);
+            batch.commit(0, bytes.len() - TAG, offload.moved(-(TAG as i16)));
         }
         Pass::Untagged => {}
     }

@@ -77,7 +77,11 @@ impl Transmitter {
         let Some(Ok(fields)) = head.get(..10).map(<&[u8; 10]>::try_from) else {
             return Err(Malformed::Short);
         };
-        let offload = check(Offload::parse(fields), frame, self.settings.features)?;
+        let mut offload = Offload::parse(fields);
+        if self.header >= TUNNEL_HDR_SIZE {
+            offload.parse_tunnel(head);
+        }
+        let offload = check(offload, frame, self.settings.features)?;
         self.frames.commit(self.header, total, offload);
         Ok(())
     }

@@ -9,6 +9,7 @@ mod sockets;
 mod steering;
 mod switching;
 mod transmitting;
+mod tunnels;
 
 use super::frames::Frames;
 use super::header::Offload;
@@ -133,6 +134,7 @@ impl Packet {
             gso_size: size,
             csum_start: (14 + self.network_size()) as u16,
             csum_offset: if self.protocol == 6 { 16 } else { 6 },
+            ..Offload::default()
         }
     }
 }

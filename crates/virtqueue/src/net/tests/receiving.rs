@@ -168,9 +168,12 @@ fn each_driver_gets_what_it_negotiated() {
         (UDP4, VIRTIO_NET_F_GUEST_USO4 | VIRTIO_NET_F_GUEST_USO6),
         (UDP6, VIRTIO_NET_F_GUEST_USO4 | VIRTIO_NET_F_GUEST_USO6),
     ];
+    // The header has no place for tunnels here.
+    let plain =
+        GUEST_OFFLOADS & !(VIRTIO_NET_F_GUEST_UDP_TUNNEL_GSO | VIRTIO_NET_F_GUEST_UDP_TUNNEL_GSO_CSUM);
     for (packet, large) in table {
         let offload = packet.request(kind(packet), 1000);
-        for features in [0, guest(0), guest(large), GUEST_OFFLOADS & !large] {
+        for features in [0, guest(0), guest(large), plain & !large] {
             let mut bed = Bed::new(features | MERGE, 256);
             (0..20).for_each(|_| bed.driver.writable(&[8192]));
             bed.driver.give(&mut bed.receiver).unwrap();
