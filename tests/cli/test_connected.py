@@ -120,6 +120,7 @@ def test_copy(disk: tuple[str, Path], stack: ExitStack, tmp_path: Path) -> None:
     back = bytearray(SIZE)
     device.target.read(0, back)
     assert back == image.read_bytes()
+    assert run(["block", address, "copy", address]) == 2
 
 
 def test_through_pipes(disk: tuple[str, Path]) -> None:

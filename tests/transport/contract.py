@@ -412,9 +412,15 @@ class Contract:
     def test_a_second_driver_is_turned_away_in_time(self, ends: Served) -> None:
         end = ends.connect()
         with self.live(end) as rings:
-            with pytest.raises(TransportError):
+            with pytest.raises(TransportError, match="another driver"):
                 ends.connect(timeout=0.2)
             rings[0].mirror(b"undisturbed")
+
+    def test_options_that_it_does_not_have_are_said_so(self, ends: Served) -> None:
+        with pytest.raises(ConfigurationError, match="has no option 'flavour'"):
+            ends.connect(flavour="sweet")
+        with pytest.raises(ConfigurationError, match="has an option 'flavour'"):
+            virtio.connect(ends.server.address, "block", flavour="sweet")
 
     def test_an_address_without_a_device_is_an_error(self, ends: Served) -> None:
         ends.server.stop()

@@ -107,6 +107,8 @@ def copy(
     target: Annotated[str, typer.Argument(metavar="ADDRESS", help="The disk to copy to.")],
 ) -> None:
     """Copy the disk onto another one, and flush that."""
+    if target == context.obj.address:
+        raise ConfigurationError(f"{target} cannot be copied onto itself")
     with _disk(context) as (disk, timeout), connected(target, "block") as other:
         if other.capacity < disk.capacity:
             raise ConfigurationError(f"{target} has {other.capacity} bytes, less than {disk.capacity}")

@@ -26,7 +26,10 @@ def open_driver_end(address: str, **options: Any) -> DriverEnd:
     ``options`` are the transport's; all have ``timeout``, in seconds.
     """
     scheme, rest = parse(address)
-    return opener(scheme)(rest, **options)
+    open_end = opener(scheme)
+    if unknown := _unknown(options, open_end):
+        raise ConfigurationError(f"{scheme}: has no option {unknown!r}")
+    return open_end(rest, **options)
 
 
 def connect(address: str, type: "str | int | DeviceType | ModuleType | None" = None, **options: Any) -> Any:  # noqa: A002
@@ -45,6 +48,8 @@ def connect(address: str, type: "str | int | DeviceType | ModuleType | None" = N
     known = inspect.signature(open_end).parameters
     driver_options = {name: value for name, value in options.items() if name not in known}
     wanted = None if type is None else driver_class(type)
+    if wanted is not None:
+        _refuse_unknown(driver_options, wanted, scheme)
     end = open_end(rest, **{name: value for name, value in options.items() if name in known})
     try:
         if wanted is None:
@@ -53,10 +58,25 @@ def connect(address: str, type: "str | int | DeviceType | ModuleType | None" = N
                     f'{address} does not tell what it is: write connect("{address}", "block"), say'
                 )
             wanted = driver_class(end.device_id)
+            _refuse_unknown(driver_options, wanted, scheme)
         return wanted(end, **driver_options)
     except BaseException:
         end.close()
         raise
+
+
+def _unknown(options: dict[str, Any], function: Callable[..., object]) -> str | None:
+    """Return the first of the options that a function does not have."""
+    # What comes first is no option: where the device is, or its end.
+    _, *parameters = inspect.signature(function).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return min(set(options) - {parameter.name for parameter in parameters}, default=None)
+
+
+def _refuse_unknown(options: dict[str, Any], driver: Callable[..., object], scheme: str) -> None:
+    if unknown := _unknown(options, driver):
+        raise ConfigurationError(f"neither {scheme}: nor this driver has an option {unknown!r}")
 
 
 def start(device: DeviceEnd, address: str) -> Server:

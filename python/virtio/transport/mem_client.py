@@ -17,7 +17,7 @@ from virtio.transport import mem_wire as wire
 from virtio.transport.news import ConfigCallback, FailureCallback, NewsDesk
 from virtio.transport.notifier import Notifier
 from virtio.transport.unix.ancillary import receive, send
-from virtio.transport.unix.connector import open_connection
+from virtio.transport.unix.connector import open_connection, unanswered
 from virtio.transport.unix.framing import close_all
 
 _log = logging.getLogger("virtio.transport.mem")
@@ -238,7 +238,7 @@ class RemoteMemEnd:
                 if answer is None:
                     self._check()
             if answer is None:
-                raise self._lost(TransportError(f"no answer to {name} within {self.timeout:g} s"))
+                raise self._lost(unanswered(name, self.timeout, first=name == "hello"))
         if "is" in answer:
             return answer["is"]
         kind = wire.ERRORS.get(str(answer.get("error")), RefusedError)

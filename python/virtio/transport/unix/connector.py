@@ -10,6 +10,12 @@ from virtio.errors import ConfigurationError, TransportError
 _RETRY_SECONDS = 0.02
 
 
+def unanswered(question: str, seconds: float, *, first: bool) -> TransportError:
+    """Return what to raise for a question without an answer, of which ``first`` was the first of all."""
+    hint = "; it may have another driver, of which it takes one at a time" if first else ""
+    return TransportError(f"no answer to {question} within {seconds:g} s{hint}")
+
+
 def open_connection(place: str, scheme: str, timeout: float) -> socket.socket:
     """Connect to ``PATH``, ``@NAME`` or ``fd=NUMBER``."""
     if place.startswith("fd="):

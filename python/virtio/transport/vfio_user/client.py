@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 from virtio.errors import Error, RefusedError, TransportError
 from virtio.transport.unix.ancillary import receive, send
+from virtio.transport.unix.connector import unanswered
 from virtio.transport.unix.framing import close_all
 from virtio.transport.vfio_user.exchange import Answer, ClientMemory, Exchange, ViolationError
 from virtio.transport.vfio_user.messages import Command
@@ -57,7 +58,7 @@ class Client:
             answer = self._answers.pop(number, None)
         if answer is None:
             self.check()
-            lost = TransportError(f"no answer to {command.name} within {self._timeout:g} s")
+            lost = unanswered(command.name, self._timeout, first=command is Command.VERSION)
             self._lose(lost)
             raise lost
         if answer.refusal is not None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 
 from virtio.errors import Error, RefusedError, TransportError
 from virtio.transport.unix.ancillary import Outbox, receive, send
+from virtio.transport.unix.connector import unanswered
 from virtio.transport.vhost_user.exchange import (
     Answer,
     Ask,
@@ -55,6 +56,7 @@ class Client:
         self._sending = threading.Lock()
         self._exchange = Exchange()
         self._answer: Answer | RefusedError | None = None
+        self._heard = False
         self._failure: Error | None = None
         self._channel: tuple[socket.socket, Outbox, FrontEndChannel] | None = None
         self._chores: list[Callable[[], object]] = []
@@ -154,7 +156,8 @@ class Client:
             if found is None:
                 self.check()
         if found is None:
-            raise self._lose(TransportError(f"no answer to {ask.name} within {self._timeout:g} s"))
+            raise self._lose(unanswered(ask.name, self._timeout, first=not self._heard))
+        self._heard = True
         if isinstance(found, RefusedError):
             raise found
         return found
