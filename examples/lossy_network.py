@@ -6,7 +6,8 @@ Here both are driven from this process; with ``vhost-user:`` addresses two virtu
 import contextlib
 
 import virtio
-from virtio.driver.net import Frame, NetworkDriver
+from virtio.driver.net import NetworkDriver
+from virtio.driver.net_queues import Frame
 
 FRAMES = 1000
 

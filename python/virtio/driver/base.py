@@ -14,11 +14,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from types import ModuleType, TracebackType
-from typing import Any, ClassVar, Self
+from types import ModuleType
+from typing import Any, ClassVar
 
 from virtio._native import DriverQueue as NativeQueue
 from virtio._native import SharedBuffer
+from virtio.blocks import Closing
 from virtio.driver.admin import Administration
 from virtio.driver.config import DriverConfig
 from virtio.driver.features import UNDERSTOOD, choose
@@ -38,7 +39,7 @@ _LOOK_AGAIN = 0.001
 _log = logging.getLogger("virtio.driver")
 
 
-class Driver:
+class Driver(Closing):
     """The driver's end of one device. A context manager: leaving it resets the device and disconnects.
 
     Class attributes that authors set: ``spec``, a module of :mod:`virtio.spec` or its ``DEVICE``, and
@@ -340,19 +341,6 @@ class Driver:
         if self.administration is not None:
             self.administration.close()
         end.close()
-
-    def __enter__(self) -> Self:
-        """Use the device within a block."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close it."""
-        self.close()
 
     def __repr__(self) -> str:
         """Show what is driven, and where."""

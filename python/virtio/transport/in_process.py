@@ -1,9 +1,9 @@
 """Devices served under a name to drivers in the same process, for the transports that need no socket."""
 
 import threading
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
+from virtio.blocks import Stopping
 from virtio.errors import ConfigurationError, Error, TransportError
 from virtio.transport.interface import DeviceEnd
 
@@ -18,7 +18,7 @@ class Guest(Protocol):
         """The device goes away."""
 
 
-class InProcessServer:
+class InProcessServer(Stopping):
     """A device under a name: a :class:`~virtio.transport.interface.Server`."""
 
     def __init__(self, device: DeviceEnd, scheme: str, name: str) -> None:
@@ -58,19 +58,6 @@ class InProcessServer:
             guest = self._guest
         if guest is not None:
             guest.lose(TransportError(f"{self.address}: the device was taken away"))
-
-    def __enter__(self) -> Self:
-        """Serve within a block."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Stop."""
-        self.stop()
 
     def take(self, guest: Guest) -> None:
         """Let a driver in, if no other is there."""

@@ -11,10 +11,10 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from virtio._native import Memory
+from virtio.blocks import Closing
 from virtio.errors import (
     ConfigurationError,
     DeviceError,
@@ -42,7 +42,7 @@ CARRIED_FEATURES = ((1 << 128) - 1) & ~(F.SR_IOV | F.NOTIF_CONFIG_DATA)
 """All but those that need a PCI function."""
 
 
-class MemDriverEnd:
+class MemDriverEnd(Closing):
     """The driver's end: a :class:`~virtio.driver.wire.DriverEnd`."""
 
     def __init__(self, server: InProcessServer, memory: SharedMemory, timeout: float) -> None:
@@ -323,19 +323,6 @@ class MemDriverEnd:
             self._answering.close()
         self.memory.on_growth(None)
         self.memory.close()
-
-    def __enter__(self) -> Self:
-        """Use it within a block."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close it."""
-        self.close()
 
     def _share(self, region: SharedRegion) -> None:
         self._seen.add(region.guest_address, region.size, region.fd, user_address=region.user_address)

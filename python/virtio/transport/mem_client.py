@@ -7,9 +7,9 @@ import select
 import socket
 import threading
 import time
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from virtio.blocks import Closing
 from virtio.errors import ConfigurationError, DeviceError, Error, RefusedError, TransportError
 from virtio.memory.shared import SharedMemory, SharedRegion
 from virtio.spec.core import STATUS, F
@@ -23,7 +23,7 @@ from virtio.transport.unix.framing import close_all
 _log = logging.getLogger("virtio.transport.mem")
 
 
-class RemoteMemEnd:
+class RemoteMemEnd(Closing):
     """A device in another process: a :class:`~virtio.driver.wire.DriverEnd`."""
 
     def __init__(self, place: str, memory: SharedMemory, timeout: float) -> None:
@@ -354,19 +354,6 @@ class RemoteMemEnd:
                     return
                 if received is not None:
                     close_all(received.fds)
-
-    def __enter__(self) -> Self:
-        """Use it within a block."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close it."""
-        self.close()
 
 
 def _number(value: Any) -> int:

@@ -4,9 +4,9 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
-from types import TracebackType
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Generic, Protocol, TypeVar
 
+from virtio.blocks import Closing
 from virtio.errors import DeviceError, Error, TransportError
 from virtio.spec.core import STATUS
 from virtio.transport.news import ConfigCallback, FailureCallback, NewsDesk
@@ -29,7 +29,7 @@ class ClosedError(TransportError):
 W = TypeVar("W", bound=Wire)
 
 
-class RegisterDriverEnd(Generic[W]):
+class RegisterDriverEnd(Closing, Generic[W]):
     """Sequences of accesses one at a time; losses and failures told once; an orderly end.
 
     A transport derives from it, and says how the device is reset and what else is to be closed.
@@ -119,16 +119,3 @@ class RegisterDriverEnd(Generic[W]):
                 wire.close()
             self._wires.clear()
         self._let_go()
-
-    def __enter__(self) -> Self:
-        """Use it within a block."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close it."""
-        self.close()

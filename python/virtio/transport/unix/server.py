@@ -11,9 +11,9 @@ import select
 import socket
 import threading
 from collections.abc import Callable
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
+from virtio.blocks import Stopping
 from virtio.errors import Error
 from virtio.transport.interface import DeviceEnd
 from virtio.transport.unix.listener import Listener
@@ -42,7 +42,7 @@ Connect = Callable[[socket.socket, str], Connection]
 """Takes over a socket that was accepted; the text is for logs."""
 
 
-class SocketServer:
+class SocketServer(Stopping):
     """A device at an address."""
 
     def __init__(
@@ -97,19 +97,6 @@ class SocketServer:
                 self._released = True
                 os.close(self._stop)
                 atexit.unregister(self.stop)
-
-    def __enter__(self) -> Self:
-        """Serve within a block."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Stop."""
-        self.stop()
 
     # --- the thread
 

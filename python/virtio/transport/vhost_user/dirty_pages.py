@@ -1,9 +1,8 @@
 """What a device has written, page by page, as the front end gets to know it."""
 
 import os
-from types import TracebackType
-from typing import Self
 
+from virtio.blocks import Closing
 from virtio.errors import ConfigurationError
 from virtio.memory.shared import SharedMemory
 from virtio.transport.vhost_user.driver_end import VhostUserDriverEnd
@@ -13,7 +12,7 @@ ROOM = 1 << 40
 """Bytes of guest memory that a log covers at least: it grows with the memory without being told anew."""
 
 
-class DirtyPages:
+class DirtyPages(Closing):
     """Notes what a device writes to shared memory, for as long as the block lasts.
 
     Each :meth:`collect` puts a fresh log in the place of the last one, so that none is read while the device
@@ -61,19 +60,6 @@ class DirtyPages:
         finally:
             pages = _take(self._fd)
         return pages
-
-    def __enter__(self) -> Self:
-        """Note within a block."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """End it."""
-        self.close()
 
 
 def log_size(memory: SharedMemory) -> int:

@@ -6,9 +6,8 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import Self
 
+from virtio.blocks import Closing
 from virtio.errors import ConfigurationError, DeviceError, Error, RefusedError, TransportError
 from virtio.memory.shared import SharedMemory, SharedRegion
 from virtio.spec.core import STATUS, F
@@ -38,7 +37,7 @@ from virtio.transport.vhost_user.place import parse_place
 _log = logging.getLogger("virtio.transport.vhost_user")
 
 
-class VhostUserDriverEnd:
+class VhostUserDriverEnd(Closing):
     """The front end: a :class:`~virtio.driver.wire.DriverEnd`."""
 
     device_id = None
@@ -435,19 +434,6 @@ class VhostUserDriverEnd:
         self._forget_inflight()
         self.memory.on_growth(None)
         self.memory.close()
-
-    def __enter__(self) -> Self:
-        """Use it within a block."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close it."""
-        self.close()
 
     def _share(self, region: SharedRegion) -> None:
         """Share a region that was added; before the first queue they are shared all at once."""
