@@ -314,6 +314,42 @@ class Contract:
             again.close()
             end.reset()
 
+    @pytest.mark.parametrize("layout", [0, core.F.RING_PACKED], ids=["split", "packed"])
+    def test_a_queue_gets_other_sizes_while_another_runs(self, ends: Served, layout: int) -> None:
+        """What ``ethtool -G`` does: a reset in the middle of the traffic of others."""
+        end = ends.connect()
+        if not end.device_features & core.F.RING_RESET:
+            pytest.skip("this transport does not carry VIRTIO_F_RING_RESET")
+        features = BASIC | core.F.RING_RESET | layout
+        done, failed = threading.Event(), list[BaseException]()
+
+        def traffic(ring: Ring) -> None:
+            try:
+                while not done.is_set():
+                    ring.mirror(b"meanwhile")
+            except BaseException as error:
+                failed.append(error)
+
+        with self.live(end, features) as rings:
+            other = threading.Thread(target=traffic, args=(rings[1],))
+            other.start()
+            try:
+                end.reset_queue(0)
+                for size in (32, 8, 64, 16):
+                    ring = Ring(end, 0, features, size=size)
+                    ring.start()
+                    for number in range(size + 3):
+                        ring.mirror(b"%d" % number)
+                    assert ends.device.queues[0].size == size
+                    ring.offer(b"lost")  # if it is still under way at the reset, it is lost
+                    end.reset_queue(0)
+                    ring.close()
+            finally:
+                done.set()
+                other.join()
+            assert not failed
+            end.reset()
+
     def test_queues_that_cannot_be_are_said_so(self, ends: Served) -> None:
         end = ends.connect()
         ring = Ring(end, 0, BASIC)

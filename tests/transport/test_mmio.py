@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.transport.contract import BASIC, READY, Mirror
+from tests.transport.pci.rig import logged
 
 import virtio
 from virtio._native import Memory
@@ -251,8 +252,11 @@ FORBIDDEN: dict[str, tuple[Callable[[Board], object], str]] = {
 def test_what_is_forbidden_is_ignored_and_counted(board: Board, name: str) -> None:
     ring = running(board)
     act, clause = FORBIDDEN[name]
-    act(board)
+    with logged() as lines:
+        act(board)
     assert set(board.ignored) == {clause}
+    assert lines
+    assert all(line.endswith(f"(VIRTIO 1.4, {clause})") for line in lines)
     assert board.get("Status") == READY | S.DRIVER_OK
     board.set("QueueSel", 0)
     mirror(board, ring)

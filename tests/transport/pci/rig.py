@@ -1,5 +1,6 @@
 """A function in a driver's hand, register by register."""
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +32,26 @@ def wait_for_used(ring: PackedDriver | SplitDriver) -> list[int]:
         assert time.monotonic() < deadline
         time.sleep(0.001)
     return [entry.head for entry in used]
+
+
+@contextmanager
+def logged() -> Iterator[list[str]]:
+    """Collect what is logged about drivers, the quiet lines too."""
+    lines: list[str] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    logger, handler = logging.getLogger("virtio.transport.registers"), Collector()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    try:
+        yield lines
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
 
 
 class Card:
@@ -86,9 +107,12 @@ class Card:
 
     @contextmanager
     def ignores(self, clause: str, times: int = 1) -> Iterator[None]:
-        """What happens within is counted under the clause."""
+        """What happens within is counted under the clause, which is in the log."""
         before = dict(self.function.ignored)
-        yield
+        with logged() as lines:
+            yield
+        assert len(lines) == times
+        assert all(line.endswith(f"(VIRTIO 1.4, {clause})") for line in lines)
         after = dict(self.function.ignored)
         new = {
             each: count - before.get(each, 0) for each, count in after.items() if count != before.get(each, 0)

@@ -234,13 +234,11 @@ def test_every_width_at_every_place(region: int, size: int) -> None:
     with card() as made:
         made.negotiate()
         limit = made.function.regions[region].size if region < 9 else 64
-        places = {*range(256 if region == CONFIG else 70), *range(max(0, limit - 20), limit + 20)}
-        for block in (made.layout.isr, made.layout.device, made.layout.notify):
-            places |= {*range(block.offset - 4, block.offset + 20)}
-        for offset in sorted(places):
+        places = range(limit + 20)
+        for offset in places:
             assert len(made.function.read(region, offset, size)) == size
         for pattern in (b"\xff", b"\xa5"):
-            for offset in sorted(places):
+            for offset in places:
                 made.function.write(region, offset, pattern * size)
         made.function.reset()
         made.put(CONFIG, 4, MASTER, 2)
