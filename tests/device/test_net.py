@@ -285,7 +285,7 @@ def test_commands_cut_short_and_too_long(card: Card) -> None:
 
 def test_offloads_are_switched(card: Card) -> None:
     all_of_them = sum(code.value for code in net_control.OFFLOADS if code.value >> 46 not in (1, 2))
-    for offloads in (0, all_of_them, F.GUEST_CSUM):
+    for offloads in (0, all_of_them, F.GUEST_CSUM, F.GUEST_CSUM | F.GUEST_HDRLEN):
         assert card.command("GUEST_OFFLOADS", 0, offloads.to_bytes(8, "little")) == OK
     for offloads in (1, 1 << 46, 1 << 63, F.MAC):
         assert card.command("GUEST_OFFLOADS", 0, offloads.to_bytes(8, "little")) == ERR
@@ -352,6 +352,11 @@ def test_rss_spreads_flows_and_what_has_no_hash_goes_elsewhere(wide: Card) -> No
     wide.received(counts[0] + 1)
 
 
+def test_a_byte_of_padding_behind_the_key_is_ignored(wide: Card) -> None:
+    """Linux sends it since 6.15."""
+    assert wide.command("MQ", 1, rss() + b"\0") == OK
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -366,10 +371,10 @@ def test_rss_spreads_flows_and_what_has_no_hash_goes_elsewhere(wide: Card) -> No
         rss(transmit=0),
         rss(transmit=5),
         rss(key=bytes(41)),
-        rss(key_size=39),
+        rss(key_size=38),
         rss(key_size=255),
         rss()[:-1],
-        rss() + b"\0",
+        rss() + b"\0\0",
         rss()[:7],
         b"",
         rss(mask=0xFFFF),
@@ -405,12 +410,14 @@ def test_hashes_are_reported() -> None:
         found = [net.HDR.until(("VIRTIO_NET_F_HASH_REPORT",)).unpack(data[:20]) for data in card.received(4)]
         reports = [(header["hash_report"], header["hash_value"]) for header in found]
         assert reports == [(0, 0), (2, 0x51CCC178), (1, 0x323E8FC2), (0, 0)]
+        # As Linux sends it since 6.15.
+        assert card.command("MQ", 2, hash_config() + b"\0") == OK
         for data in (
             hash_config(types=0x8000),
             hash_config(reserved=b"\1" * 8),
             hash_config(key=bytes(41)),
             hash_config()[:-1],
-            hash_config() + b"\0",
+            hash_config() + b"\0\0",
             b"",
         ):
             assert card.command("MQ", 2, data) == ERR

@@ -23,6 +23,8 @@ MAX_MACS = 1024
 MAX_KEY = 40
 """Bytes of a hash key that make a difference: two IPv6 addresses, two ports and a word more."""
 MAX_TABLE = 128
+PADDING = range(2)
+"""Bytes behind a hash key: Linux from 6.15 sends a structure of even size, and so one too many."""
 SUPPORTED_HASH_TYPES = sum(code.value for code in net.HASH_TYPE)
 _OFFLOADS = {code.value: F[code.name].mask for code in net_control.OFFLOADS}
 """The feature that each offload is about: those above bit 63 have other numbers in the command."""
@@ -271,10 +273,10 @@ class Control:
             self._steer(data)
         elif command == net_control.MQ.HASH_CONFIG:
             self._needs(F.HASH_REPORT)
-            if len(data) < 13 or any(data[4:12]) or len(data) != 13 + data[12]:
+            if len(data) < 13 or any(data[4:12]) or len(data) - 13 - data[12] not in PADDING:
                 raise RefusedError("a hash configuration of the wrong length, or with reserved bits")
             types = self._hash_types(data)
-            self._host.port.set_hash(types, self._key(data[13:]))
+            self._host.port.set_hash(types, self._key(data[13 : 13 + data[12]]))
         else:
             raise RefusedError(f"command {command} about queues")
         return b""
@@ -289,14 +291,14 @@ class Control:
         if entries & (entries - 1) or entries > MAX_TABLE:
             raise RefusedError(f"an indirection table of {entries} entries")
         end = 8 + 2 * entries
-        if len(data) < end + 3 or len(data) != end + 3 + data[end + 2]:
+        if len(data) < end + 3 or len(data) - end - 3 - data[end + 2] not in PADDING:
             raise RefusedError("an RSS configuration of the wrong length")
         table, unclassified = [word(8 + 2 * number) for number in range(entries)], word(6)
         if max(*table, unclassified) >= self._host.pairs:
             raise RefusedError("a receive queue that does not exist")
         if not 1 <= word(end) <= self._host.pairs:
             raise RefusedError(f"{word(end)} transmit queues")
-        key = self._key(data[end + 3 :])
+        key = self._key(data[end + 3 : end + 3 + data[end + 2]])
         self._host.port.set_hash(types, key)
         self._host.port.steer_by_table(table, unclassified)
 
@@ -318,6 +320,8 @@ class Control:
         known = {
             bit: feature for bit, feature in _OFFLOADS.items() if feature & self._host.negotiated_features
         }
+        # No offload that could be switched, but Linux counts it among them (as of 7.2).
+        asked &= ~(self._host.negotiated_features & F.GUEST_HDRLEN)
         if asked & ~sum(known):
             raise RefusedError(f"offloads {asked:#x}, some of which were not negotiated")
         self._host.port.set_offloads(sum(feature for bit, feature in known.items() if asked & bit))

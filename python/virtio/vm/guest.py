@@ -37,7 +37,8 @@ class Guest:
     """A guest with the devices behind some sockets, running from here to the end of its ``with`` block.
 
     ``monitor`` is ``"uml"`` or ``"qemu"``; without it, the first that is installed. ``memory`` is in MiB.
-    ``programs`` of the host are put into the guest. ``timeout`` limits its whole life, in seconds.
+    ``programs`` of the host are put into the guest. ``modules`` are loaded besides the devices' drivers; one
+    that is not there is taken to be built in. ``timeout`` limits its whole life, in seconds.
     ``hardware`` is for QEMU.
     """
 
@@ -50,6 +51,7 @@ class Guest:
         memory: int | None = None,
         cpus: int = 1,
         programs: Sequence[str] = (),
+        modules: Sequence[str] = (),
         timeout: float | None = None,
         hardware: qemu.Hardware | None = None,
     ) -> None:
@@ -61,7 +63,7 @@ class Guest:
         self._obeys = True
         try:
             hardware = hardware or qemu.Hardware()
-            command = self._prepare(attachments, kernel, memory, cpus, programs, hardware)
+            command = self._prepare(attachments, kernel, memory, cpus, programs, modules, hardware)
             self._machine = Machine(command, timeout=timeout)
             if hardware.boot_disk:
                 self._obeys = False
@@ -78,6 +80,7 @@ class Guest:
         memory: int | None,
         cpus: int,
         programs: Sequence[str],
+        modules: Sequence[str],
         hardware: qemu.Hardware,
     ) -> list[str]:
         image = self._scratch / "initramfs"
@@ -99,7 +102,7 @@ class Guest:
                 hardware=hardware,
             )
         # A driver that is not a module here is taken to be built in; if it is not, its device is not found.
-        wanted = [name for name in base if name in found.modules]
+        wanted = [name for name in (*base, *modules) if name in found.modules]
         for device_id in {attachment.device_id: None for attachment in attachments}:
             if (driver := found.modules.driver_of(device_id)) is not None:
                 wanted.append(driver)
