@@ -18,7 +18,8 @@ from typing import ClassVar, Literal, NamedTuple
 
 from virtio import spec
 from virtio.driver.base import POLLING, QUEUE_SIZE, Driver
-from virtio.driver.net_queues import Frame, Header, ReceiveQueue, TransmitQueue
+from virtio.driver.net_queues import Frame as Frame
+from virtio.driver.net_queues import Header, ReceiveQueue, TransmitQueue
 from virtio.driver.queue import DriverQueue
 from virtio.driver.wire import DriverEnd
 from virtio.errors import ConfigurationError, DeviceError, Error, ProtocolError
