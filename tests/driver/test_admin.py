@@ -6,6 +6,7 @@ import pytest
 from tests.device.test_admin import CAPABILITY, OP, STATUS, Owner, Q, Served
 
 import virtio
+from virtio.device.admin import CommandError
 from virtio.driver.admin import SELF, AdminError
 from virtio.driver.entropy import EntropyDriver
 from virtio.errors import ProtocolError
@@ -55,6 +56,26 @@ def test_a_refusal_is_an_error_with_both_numbers(driver: EntropyDriver) -> None:
     assert (caught.value.status, caught.value.qualifier) == (STATUS.EINVAL, Q.INVALID_MEMBER)
     with pytest.raises(AdminError):
         driver.administration.group(GROUP + 1)
+
+
+def test_a_command_is_sent_again_if_the_owner_asks_for_it(driver: EntropyDriver, owner: Owner) -> None:
+    """2.13.2: EAGAIN."""
+    assert driver.administration is not None
+    group = driver.administration.group(GROUP)
+    asked = []
+
+    def busy(member: int, data: bytes, room: int) -> bytes:
+        asked.append(member)
+        if len(asked) < 4 or member == 3:
+            raise CommandError("not now", STATUS.EAGAIN)
+        return b"done"
+
+    owner.members.add(OP.LEGACY_NOTIFY_INFO, busy)
+    assert group.execute(OP.LEGACY_NOTIFY_INFO, member=2) == b"done"
+    assert asked == [2, 2, 2, 2]
+    with pytest.raises(AdminError, match="EAGAIN"):
+        driver.administration.execute(OP.LEGACY_NOTIFY_INFO, group=GROUP, member=3, timeout=0.1)
+    assert group.execute(OP.LEGACY_NOTIFY_INFO, member=1) == b"done"
 
 
 def test_a_result_may_be_cut_short(driver: EntropyDriver) -> None:

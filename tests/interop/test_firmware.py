@@ -63,8 +63,7 @@ def test_seabios_does_so_without_shared_memory(tmp_path: Path) -> None:
     start(tmp_path, for_bios(TEXT), "vfio-user", Hardware(boot_disk=True, shared_memory=False))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("transport", ["vfio-user", "vhost-user"])
+@pytest.mark.parametrize("transport", ["vfio-user", pytest.param("vhost-user", marks=pytest.mark.slow)])
 def test_ovmf_starts_an_application(tmp_path: Path, transport: Transport) -> None:
     if not OVMF.exists():
         pytest.skip("no firmware here: apt-get install ovmf")

@@ -9,6 +9,7 @@ A driver whose device has an administration virtqueue has one of these as ``driv
 """
 
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ OPCODE = admin.OPCODE
 ROOM = 1 << 14
 """Bytes for a command, and as many for its result, unless more are asked for."""
 
+_PAUSE = 0.01
+"""Seconds after which a command is sent again that could not be carried out at that moment."""
 _STOPPED = 1 << admin.MODE_BIT.STOPPED
 
 
@@ -71,8 +74,8 @@ class Administration:
 
         Commands are filled up to a multiple of 64 bits (2.13.2) unless their length matters: ``exact``.
 
-        Raises :class:`AdminError` if it failed, ``TimeoutError`` after ``timeout`` seconds (the transport's
-        by default); the queue cannot be used any more then.
+        Sent again while the owner says EAGAIN. Raises :class:`AdminError` if it failed, ``TimeoutError``
+        after ``timeout`` seconds (the transport's by default); the queue cannot be used any more then.
         """
         packed = HEADER.pack(opcode=opcode, group_type=group, group_member_id=member) + data
         if not exact:
@@ -80,23 +83,33 @@ class Administration:
         with self._lock:
             if self._device is None:
                 raise TransportError("the driver is closed")
-            driver, queue = self._device
-            native = queue.native
-            buffer = driver.allocate(len(packed) + ANSWER_SIZE + room)
-            view = memoryview(buffer).cast("B")
-            view[: len(packed)] = packed
-            token = native.submit(
-                [(buffer.address, len(packed))], [(buffer.address + len(packed), ANSWER_SIZE + room)]
-            )
-            if token is None:
-                raise ConfigurationError("the administration virtqueue is full: a command got stuck")
-            written, _ = native.wait(token, driver.end.timeout if timeout is None else timeout)
-            # What the device did not write counts as zero (2.13).
-            answer = bytes(view[len(packed) : len(packed) + written]).ljust(ANSWER_SIZE, b"\0")
-        status, qualifier = (int.from_bytes(answer[at : at + 2], "little") for at in (0, 2))
+            driver, _ = self._device
+            deadline = time.monotonic() + (driver.end.timeout if timeout is None else timeout)
+            while True:
+                answer = self._send(packed, room, deadline)
+                status, qualifier = (int.from_bytes(answer[at : at + 2], "little") for at in (0, 2))
+                if status != admin.STATUS.EAGAIN or time.monotonic() + _PAUSE > deadline:
+                    break
+                time.sleep(_PAUSE)  # nothing was done: it is to be tried again (2.13.2)
         if status != admin.STATUS.OK:
             raise AdminError(_refusal(opcode, status, qualifier), status, qualifier)
         return answer[ANSWER_SIZE:]
+
+    def _send(self, packed: bytes, room: int, deadline: float) -> bytes:
+        assert self._device is not None
+        driver, queue = self._device
+        native = queue.native
+        buffer = driver.allocate(len(packed) + ANSWER_SIZE + room)
+        view = memoryview(buffer).cast("B")
+        view[: len(packed)] = packed
+        token = native.submit(
+            [(buffer.address, len(packed))], [(buffer.address + len(packed), ANSWER_SIZE + room)]
+        )
+        if token is None:
+            raise ConfigurationError("the administration virtqueue is full: a command got stuck")
+        written, _ = native.wait(token, max(0.0, deadline - time.monotonic()))
+        # What the device did not write counts as zero (2.13).
+        return bytes(view[len(packed) : len(packed) + written]).ljust(ANSWER_SIZE, b"\0")
 
 
 class AdminGroup:

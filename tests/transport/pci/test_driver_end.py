@@ -3,6 +3,7 @@
 import contextlib
 import os
 import queue
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -19,6 +20,7 @@ from virtio.spec import core, pci, pci_bus
 from virtio.transport import pci as transport
 from virtio.transport.pci import Layout, PciDriverEnd, Region
 from virtio.transport.pci.capability_walk import walk
+from virtio.transport.pci.interrupts import Interrupts
 from virtio.transport.pci.local import FunctionServer, LocalBus
 
 CAP = pci.CAP_TYPE
@@ -251,12 +253,20 @@ def test_kicks_go_by_eventfd_or_by_a_write() -> None:
 
 @pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
 @pytest.mark.parametrize("msix", [True, False], ids=["msix", "intx"])
-def test_a_disk_is_used(packed: bool, msix: bool) -> None:
+def test_a_disk_is_used(packed: bool, msix: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = BlockDevice(size=1 << 20)
     mask = 0 if packed else core.F.RING_PACKED
+    looks = []
+    read_isr = Interrupts.read_isr
+
+    def look(interrupts: Interrupts) -> int:
+        looks.append(read_isr(interrupts))
+        return looks[-1]
+
+    monkeypatch.setattr(Interrupts, "read_isr", look)
     with (
         contextlib.closing(disk),
-        transport.start(disk, "disk"),
+        transport.start(disk, "disk") as server,
         virtio.connect("pci:disk", msix=msix, mask=mask) as driver,
     ):
         assert isinstance(driver, BlockDriver)
@@ -264,6 +274,13 @@ def test_a_disk_is_used(packed: bool, msix: bool) -> None:
         driver.flush()
         assert bytes(driver.read(0, 8))[:5] == b"hello"
         assert bool(driver.features & core.F.RING_PACKED) == packed
+        disk.resize(1 << 19)
+        deadline = time.monotonic() + 10
+        while driver.capacity != 1 << 19:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        assert server.function.ignored == {}, "the driver keeps to the rules"
+        assert bool(looks) != msix, "with MSI-X nobody looks at the ISR status (4.1.4.5.2)"
 
 
 @pytest.mark.parametrize("msix", [True, False], ids=["msix", "intx"])
@@ -304,6 +321,47 @@ def test_a_layout_with_one_place_for_all_notifications() -> None:
         assert server.function.ignored == {}
         end.close()
     device.close()
+
+
+@pytest.mark.parametrize("vectors", [1, 2, 3, 2048])
+def test_any_number_of_vectors_will_do(vectors: int) -> None:
+    disk = BlockDevice(size=1 << 20)
+    layout = replace(Layout(), vectors=vectors)
+    with (
+        contextlib.closing(disk),
+        transport.start(disk, "vectors", layout=layout),
+        virtio.connect("pci:vectors") as driver,
+    ):
+        driver.write(0, b"hello".ljust(512, b"\0"))
+        assert bytes(driver.read(0, 1))[:5] == b"hello"
+        assert walk(driver.end.bus).vectors == vectors
+
+
+def test_a_transitional_device_is_driven_as_a_modern_one() -> None:
+    disk = BlockDevice(size=1 << 20)
+    function = transport.TransitionalFunction(disk)
+    with (
+        contextlib.closing(disk),
+        transport.start(function, "both"),
+        virtio.connect("pci:both") as driver,
+    ):
+        assert driver.end.function.device_id == 2
+        assert driver.features & core.F.VERSION_1
+        driver.write(0, bytes(512))
+        assert not function.legacy
+
+
+def test_larger_capabilities_and_further_ones_of_a_kind(liar: Liar) -> None:
+    """4.1.4.1: a driver takes the first, and takes more bytes than it knows."""
+    honest = walk(liar)
+    for cfg_type in (CAP.COMMON_CFG, CAP.ISR_CFG, CAP.DEVICE_CFG):
+        at = liar.capability(cfg_type)
+        liar.patch(at + pci.CAP.offset("cap_len"), liar.read(CONFIG, at + 2, 1)[0] + 4, 1)
+    again = liar.capability(CAP.PCI_CFG)
+    liar.patch(again + pci.CAP.offset("cfg_type"), CAP.ISR_CFG, 1)
+    liar.patch(again + pci.CAP.offset("length"), 1, 4)
+    found = walk(liar)
+    assert (found.isr.offset, found.common.offset) == (honest.isr.offset, honest.common.offset)
 
 
 def test_waking_a_function_up() -> None:
