@@ -29,13 +29,16 @@ NOTHING = "CSUM,GUEST_CSUM,MRG_RXBUF"
 
 @contextmanager
 def guests(
-    devices: Sequence[virtio.NetworkDevice], monitors: Sequence[Monitor], timeout: float = 100
+    devices: Sequence[virtio.NetworkDevice],
+    monitors: Sequence[Monitor],
+    timeout: float = 100,
+    modules: Sequence[str] = (),
 ) -> Iterator[list[Guest]]:
     """Boot a guest with each device, at addresses 10.0.0.1 and so on."""
     with ExitStack() as stack:
         found = []
         for number, (device, monitor) in enumerate(zip(devices, monitors, strict=True), 1):
-            guest = stack.enter_context(boot([device], monitor=monitor, timeout=timeout))
+            guest = stack.enter_context(boot([device], monitor=monitor, timeout=timeout, modules=modules))
             guest.check(f"ip link set eth0 up && ip addr add 10.0.0.{number}/24 dev eth0")
             found.append(guest)
         yield found
@@ -192,6 +195,86 @@ def test_what_a_guest_sees_and_sets() -> None:
     for device in devices:
         healthy(device)
         device.close()
+
+
+def test_only_the_vlans_that_a_guest_has_come_in() -> None:
+    switch = virtio.Switch()
+    devices = [virtio.NetworkDevice(switch.port(), mac=bytes([2, 0, 0, 0, 0, number])) for number in (1, 2)]
+    with guests(devices, ["uml", "uml"], modules=["8021q"]) as (one, two):
+        assert devices[0].negotiated_features & F.CTRL_VLAN
+
+        def join(guest: Guest, vlan: int, number: int) -> None:
+            guest.check(
+                f"ip link add link eth0 name v{vlan} type vlan id {vlan} && ip link set v{vlan} up &&"
+                f"ip addr add 10.{vlan}.0.{number}/24 dev v{vlan}"
+            )
+
+        for vlan in (5, 6):
+            join(two, vlan, 2)
+            # No ARP, whose broadcasts would be filtered, too.
+            two.check(f"arp -s 10.{vlan}.0.1 02:00:00:00:00:01 -i v{vlan}")
+        before = devices[0].statistics()["rx_packets"]
+        two.run("ping -c 3 -i 0.1 -W 1 10.5.0.1")
+        assert devices[0].statistics()["rx_packets"] == before
+        join(one, 5, 1)
+        assert "0% packet loss" in two.check("ping -c 3 -i 0.1 10.5.0.1")
+        before = devices[0].statistics()["rx_packets"]
+        two.run("ping -c 3 -i 0.1 -W 1 10.6.0.1")
+        assert devices[0].statistics()["rx_packets"] == before
+        one.check("ip link del v5")
+        two.run("ping -c 3 -i 0.1 -W 1 10.5.0.1")
+        assert devices[0].statistics()["rx_packets"] == before
+        # And all of them, if that is what it wants.
+        one.check("ip link set eth0 promisc on")
+        two.run("ping -c 3 -i 0.1 -W 1 10.6.0.1")
+        assert "0% packet loss" in one.check("ping -c 3 -i 0.1 10.0.0.2")
+    for device in devices:
+        healthy(device)
+        device.close()
+
+
+OFFLOADS = (
+    "CSUM", "GUEST_CSUM", "MRG_RXBUF", "HOST_TSO4", "HOST_TSO6", "HOST_ECN", "HOST_UFO", "HOST_USO",
+    "GUEST_TSO4", "GUEST_TSO6", "GUEST_ECN", "GUEST_UFO", "GUEST_USO4", "GUEST_USO6",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["split", "packed"])
+@pytest.mark.parametrize("offload", OFFLOADS)
+def test_one_end_does_without_an_offload(offload: str, layout: str) -> None:
+    """The other has it: streams of IPv4 and IPv6, both ways, with ECN."""
+    switch = virtio.Switch()
+    packed = "" if layout == "packed" else ",RING_PACKED"
+    devices = [
+        virtio.NetworkDevice(switch.port(), mac=bytes([2, 0, 0, 0, 0, number]), mask=mask + packed)
+        for number, mask in ((1, offload), (2, ""))
+    ]
+    with guests(devices, ["uml", "uml"], modules=["ipv6"]) as (one, two):
+        assert not devices[0].negotiated_features & F[offload].mask
+        for number, guest in enumerate((one, two), 1):
+            guest.check("echo 1 >/proc/sys/net/ipv4/tcp_ecn")
+            guest.check("echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad")
+            guest.check(f"ip -6 addr add fd00::{number}/64 dev eth0")
+        fetch(one, two, "10.0.0.1", "[fd00::1]")
+        fetch(two, one, "10.0.0.2", "[fd00::2]")
+        statistics = [device.statistics() for device in devices]
+        large = devices[0].negotiated_features & (F.HOST_TSO4 | F.HOST_TSO6)
+        assert bool(statistics[0]["tx_gso_packets"]) == bool(large)
+        assert statistics[1]["tx_gso_packets"] > 0
+    for device in devices:
+        healthy(device)
+        device.close()
+
+
+def fetch(server: Guest, client: Guest, *hosts: str) -> None:
+    """Get a file by HTTP, which is sent in large pieces, and compare checksums."""
+    sent = server.check(
+        "mkdir -p /tmp/www; dd if=/dev/urandom of=/tmp/www/data bs=1M count=4 2>/dev/null;"
+        "httpd -h /tmp/www; sha256sum </tmp/www/data"
+    )
+    for host in hosts:
+        assert client.check(f"wget -q -O - http://{host}/data | sha256sum") == sent
 
 
 def test_a_bad_wire_delivers_a_stream_intact() -> None:
