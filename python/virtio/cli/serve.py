@@ -248,8 +248,8 @@ def net(
         str,
         typer.Argument(
             metavar="NETWORK",
-            help="tap:NAME, stream:SOCKET, listen:SOCKET, datagrams:OWN:PEER, interface:NAME, pcap:[IN:]OUT, "
-            "loop, sink.",
+            help="user, tap:NAME, stream:SOCKET, listen:SOCKET, datagrams:OWN:PEER, interface:NAME, "
+            "pcap:[IN:]OUT, loop, sink.",
         ),
     ],
     socket: Socket = None,

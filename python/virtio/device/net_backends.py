@@ -274,11 +274,16 @@ _TEST_FRAME = bytes.fromhex("ffffffffffff 020000000002 88b5") + bytes(50)
 def open_backend(where: str) -> "NetworkBackend | NetBackend":
     """Open a back end by its name, as the command line has it.
 
-    ``tap:NAME``, ``stream:SOCKET``, ``listen:SOCKET``, ``datagrams:OWN:PEER``, ``interface:NAME``,
-    ``pcap:OUT``, ``pcap:IN:OUT`` (either may be empty; ``pcap:IN:OUT:timed:again`` as :class:`PcapFile` has
-    it), ``loop``, ``sink`` or ``source``, which fills each receive buffer with a frame of 64 bytes.
+    ``user``, ``user:PORT:PORT``, ``tap:NAME``, ``stream:SOCKET``, ``listen:SOCKET``, ``datagrams:OWN:PEER``,
+    ``interface:NAME``, ``pcap:OUT``, ``pcap:IN:OUT`` (either may be empty; ``pcap:IN:OUT:timed:again`` as
+    :class:`PcapFile` has it), ``loop``, ``sink`` or ``source``, which fills each receive buffer with a
+    frame of 64 bytes.
     """
     kind, _, rest = where.partition(":")
+    if kind == "user":
+        from virtio.device.net_passt import Passt
+
+        return Passt(tcp_ports=rest or "none")
     own, _, peer = rest.partition(":")
     if kind == "tap":
         return Tap(rest or "tap%d")
@@ -299,8 +304,8 @@ def open_backend(where: str) -> "NetworkBackend | NetBackend":
         source.run(True)
         return source
     raise ConfigurationError(
-        f"{where!r} is no network: tap:NAME, stream:SOCKET, listen:SOCKET, datagrams:OWN:PEER, "
-        "interface:NAME, pcap:[IN:]OUT, loop, sink or source"
+        f"{where!r} is no network: user, user:PORT:PORT, tap:NAME, stream:SOCKET, listen:SOCKET, "
+        "datagrams:OWN:PEER, interface:NAME, pcap:[IN:]OUT, loop, sink or source"
     )
 
 

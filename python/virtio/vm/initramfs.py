@@ -49,6 +49,8 @@ def build(
     archive.add(cpio.file("etc/token", token.encode()))
     init = resources.files("virtio.vm").joinpath("init.sh").read_bytes()
     archive.add(cpio.file("init", init, executable=True))
+    lease = resources.files("virtio.vm").joinpath("lease.sh").read_bytes()
+    archive.add(cpio.file("etc/udhcpc/default.script", lease, executable=True))
     return archive.to_bytes()
 
 

@@ -72,8 +72,8 @@ KINDS: Mapping[str, Kind] = {
     "entropy": Kind(_entropy, "A source of random numbers."),
     "net": Kind(
         _net,
-        "A network card on tap:NAME, stream:SOCKET, interface:NAME or pcap:OUT. Settings: mac=, pairs=, "
-        "mtu=, speed=.",
+        "A network card on user (passt), user:PORT:PORT, tap:NAME, stream:SOCKET, interface:NAME, pcap:OUT. "
+        "Settings: mac=, pairs=, mtu=, speed=.",
         "NETWORK[,SETTING]",
     ),
 }
