@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.transport.contract import BASIC, Mirror, Ring, live
+from tests.transport.contract import BASIC, SECONDS, Mirror, Ring, live
 from tests.transport.rogue import Rogue, silence
 
 import virtio
@@ -67,6 +67,26 @@ def test_no_page_that_was_written_is_missing(tmp_path: Path, layout: int) -> Non
                 with pytest.raises(ConfigurationError):
                     dirty.collect()
             rings[0].mirror(b"after it")
+
+
+@LAYOUTS
+def test_news_are_signalled(tmp_path: Path, layout: int) -> None:
+    """SET_LOG_FD: the eventfd is readable when a page is not clean any more, and not for ever."""
+    with contextlib.ExitStack() as stack:
+        device = Mirror()
+        stack.callback(device.close)
+        stack.enter_context(virtio.start(device, f"vhost-user:{tmp_path}/mirror.sock"))
+        end = stack.enter_context(contextlib.closing(open_driver_end(f"{tmp_path}/mirror.sock")))
+        with live(end, BASIC | layout, [0]) as (ring,), DirtyPages(end, notify=True) as dirty:
+            for _ in range(3):
+                # A queue that goes to sleep writes once where it wants to be woken, and then no more.
+                assert [] in [dirty.collect() for _ in range(100)]
+                assert not dirty.wait(0)
+                ring.mirror(b"news")
+                assert dirty.wait(SECONDS)
+                assert dirty.collect()
+            with DirtyPages(end) as silent, pytest.raises(ConfigurationError, match="notify=True"):
+                silent.wait(0)
 
 
 def one_request(ring: Ring, data: bytes) -> set[int]:

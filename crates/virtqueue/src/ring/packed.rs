@@ -372,9 +372,12 @@ impl DeviceRing for PackedRing {
         let Some(parts) = self.parts(memory)? else {
             return Ok(false);
         };
-        let asked = !self.quiet;
-        let head = wakeup::await_head(&parts, &self.barriers, self.next, self.event_idx, asked);
-        if self.event_idx || !asked {
+        // A queue that wakes only to find a fresh log makes nothing dirty there, or no log would ever stay clean.
+        let told = || memory.dirty_log().is_some() && parts.own_event_is(self.next);
+        let asked = !self.quiet && (!self.event_idx || told());
+        let event_idx = self.event_idx && !asked;
+        let head = wakeup::await_head(&parts, &self.barriers, self.next, event_idx, asked);
+        if !asked {
             self.log_event(memory);
         }
         self.quiet = false;

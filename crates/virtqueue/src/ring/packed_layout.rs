@@ -225,6 +225,12 @@ impl Parts {
     pub(super) fn own_flags(&self) -> u16 {
         u16::from_le(self.half(self.own, 2).load(Ordering::Relaxed)) & 3
     }
+
+    /// Whether that was the descriptor at `position`.
+    pub(super) fn own_event_is(&self, position: Position) -> bool {
+        let word = u16::from_le(self.half(self.own, 0).load(Ordering::Relaxed));
+        self.own_flags() == EVENT_DESC && word == position.word()
+    }
 }
 
 impl PackedWords for Parts {

@@ -301,10 +301,13 @@ impl DeviceRing for SplitRing {
         let Some(parts) = self.parts(memory)? else {
             return Ok(false);
         };
-        let asked = !self.quiet;
-        let more = wakeup::await_available(&parts, &self.barriers, self.next, self.event_idx, asked);
-        if let Some(log) = memory.dirty_log() {
-            if self.event_idx {
+        let log = memory.dirty_log();
+        // A queue that wakes only to find a fresh log makes nothing dirty there, or no log would ever stay clean.
+        let asked = !self.quiet && (!self.event_idx || log.is_some() && parts.avail_event() == self.next);
+        let event_idx = self.event_idx && !asked;
+        let more = wakeup::await_available(&parts, &self.barriers, self.next, event_idx, asked);
+        if let Some(log) = log {
+            if event_idx {
                 log.mark(parts.avail_event_guest(), 2);
             } else if !asked {
                 log.mark(parts.used_flags_guest(), 2);

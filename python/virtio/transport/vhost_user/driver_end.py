@@ -300,13 +300,14 @@ class VhostUserDriverEnd(Closing):
 
     # --- dirty log
 
-    def log_to(self, fd: int, size: int) -> None:
+    def log_to(self, fd: int, size: int, notify: int | None = None) -> None:
         """Have each page of 4096 bytes that the device writes noted as a bit in ``size`` bytes of ``fd``.
 
         It takes the place of an earlier log, and when this returns the earlier one is not written any more.
+        ``notify``: an eventfd to signal when there is something new in this log and all later ones.
         :exc:`~virtio.errors.RefusedError` if the back end has no dirty log.
         """
-        self._call(lambda front: front.log_to(fd, size))
+        self._call(lambda front: front.log_to(fd, size, notify))
 
     def stop_logging(self) -> None:
         """Have nothing noted any more."""

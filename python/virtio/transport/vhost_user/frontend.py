@@ -405,12 +405,14 @@ class FrontEnd:
                 f"the back end refuses the translation of {entry.iova:#x} (answer {answer:#x})"
             )
 
-    def log_to(self, fd: int, size: int) -> Script[None]:
-        """Have written pages noted in ``size`` bytes of ``fd``; it takes the place of an earlier log."""
+    def log_to(self, fd: int, size: int, notify: int | None = None) -> Script[None]:
+        """Have written pages noted in ``size`` bytes of ``fd`` instead of an earlier log; signal news."""
         if not (self.has(_P.LOG_SHMFD) and self.offered & F_LOG_ALL):
             raise RefusedError("the back end has no dirty log (VHOST_F_LOG_ALL, protocol feature LOG_SHMFD)")
         if self.accepted is None:
             raise ConfigurationError("a dirty log before features were accepted")
+        if notify is not None:
+            yield Ask("SET_LOG_FD", fds=(notify,))
         yield Ask("SET_LOG_BASE", LogArea(size, 0), (fd,))
         if not self.logging:
             self.logging = True
