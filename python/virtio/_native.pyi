@@ -39,6 +39,8 @@ __all__ = [
     "NetSwitch",
     "NetTransmitter",
     "NullHandler",
+    "PcapReader",
+    "PcapWriter",
     "Queue",
     "Region",
     "RingDevice",
