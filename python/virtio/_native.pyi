@@ -572,6 +572,9 @@ class NetPort:
     def set_hash(self, types: int, key: bytes) -> None:
         """Compute hashes of these types with this key; no types: none."""
 
+    def set_tunnels(self, tunnels: int) -> None:
+        """Hash the inner headers of packets in these tunnels (5.1.9.4.4), and the outer ones of others."""
+
     def reset(self) -> None:
         """Forget what a driver has set, and frames that wait."""
 

@@ -24,6 +24,7 @@ GROUP = bytes.fromhex("01005e000001")
 PLAIN = F.MAC | F.STATUS | F.MRG_RXBUF
 LONG_HEADERS = F.HASH_REPORT | F.HOST_UDP_TUNNEL_GSO | F.HOST_UDP_TUNNEL_GSO_CSUM
 LONG_HEADERS |= F.GUEST_UDP_TUNNEL_GSO | F.GUEST_UDP_TUNNEL_GSO_CSUM
+LONG_HEADERS |= F.HASH_TUNNEL  # which needs HASH_REPORT on a card with one pair
 FRAME = MAC + PEER + bytes.fromhex("88b5") + bytes(range(46))
 OK, ERR = b"\0", b"\1"
 CLASS = {code.name.removeprefix("VIRTIO_NET_CTRL_"): code.value for code in net_control.CLASS}

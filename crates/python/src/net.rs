@@ -160,8 +160,21 @@ impl NetPort {
 
     /// Computes hashes of these types; none: no longer.
     fn set_hash(&self, types: u32, key: &[u8]) {
-        let hasher = (types != 0).then(|| Arc::new(Hasher::new(types, key)));
-        self.inner.update(|settings| settings.hasher = hasher);
+        let hasher = (types != 0).then(|| Hasher::new(types, key));
+        self.inner.update(|settings| {
+            settings.hasher = hasher.map(|hasher| Arc::new(hasher.into_tunnels(settings.tunnels)));
+        });
+    }
+
+    /// Hashes the inner headers of packets in these tunnels, and the outer ones of all others.
+    fn set_tunnels(&self, tunnels: u32) {
+        self.inner.update(|settings| {
+            settings.tunnels = tunnels;
+            settings.hasher = settings
+                .hasher
+                .take()
+                .map(|hasher| Arc::new(Hasher::clone(&hasher).into_tunnels(tunnels)));
+        });
     }
 
     #[getter]

@@ -34,7 +34,8 @@ from virtio._native import (
 from virtio.device.base import Device
 from virtio.device.features import extra
 from virtio.device.net_backends import NetworkBackend
-from virtio.device.net_control import MAX_COMMAND, MAX_KEY, MAX_TABLE, SUPPORTED_HASH_TYPES, Control, is_saved
+from virtio.device.net_control import MAX_COMMAND, Control, is_saved
+from virtio.device.net_rss import MAX_KEY, MAX_TABLE, SUPPORTED_HASH_TYPES, SUPPORTED_TUNNEL_TYPES
 from virtio.errors import ConfigurationError, StateError
 from virtio.queue.device import DeviceQueue
 from virtio.spec import net
@@ -51,7 +52,7 @@ OFFERED = (
     | F.GUEST_UDP_TUNNEL_GSO | F.GUEST_UDP_TUNNEL_GSO_CSUM
     | F.HOST_UDP_TUNNEL_GSO | F.HOST_UDP_TUNNEL_GSO_CSUM
     | F.CTRL_VQ | F.CTRL_RX | F.CTRL_RX_EXTRA | F.CTRL_VLAN | F.CTRL_MAC_ADDR | F.GUEST_ANNOUNCE
-    | F.HASH_REPORT | F.DEVICE_STATS | F.NOTF_COAL | F.VQ_NOTF_COAL
+    | F.HASH_REPORT | F.HASH_TUNNEL | F.DEVICE_STATS | F.NOTF_COAL | F.VQ_NOTF_COAL
 )  # fmt: skip
 """What every network device offers unless told otherwise."""
 
@@ -100,7 +101,7 @@ class NetworkDevice(Device):
         self.port = NetPort(pairs)
         self.backend = backend
         offered = OFFERED | extra(net.DEVICE, features)
-        offered |= F.MQ | F.RSS if pairs > 1 else 0
+        offered |= F.MQ | F.RSS | F.RSS_CONTEXT if pairs > 1 else 0
         offered |= F.MTU if mtu is not None else 0
         offered |= F.SPEED_DUPLEX if speed is not None else 0
         offered |= F.STANDBY if standby else 0
@@ -118,6 +119,7 @@ class NetworkDevice(Device):
             "rss_max_key_size": MAX_KEY,
             "rss_max_indirection_table_length": MAX_TABLE,
             "supported_hash_types": SUPPORTED_HASH_TYPES,
+            "supported_tunnel_types": SUPPORTED_TUNNEL_TYPES,
         }
         self._control = Control(self, self.mac)
         super().__init__(name=name, features=offered, mask=mask, config=config)

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from virtio._native import Counters, NetPort
+from virtio.device.net_rss import Contexts, Hashing, RefusedError, Scaling, check_tunnels
 from virtio.device.net_statistics import Statistics
 from virtio.queue.device import DeviceQueue
-from virtio.spec import net, net_control
+from virtio.spec import net_control
 from virtio.spec.net import F
 
 OK, ERR = net_control.ACK.OK, net_control.ACK.ERR
@@ -20,12 +21,6 @@ MAX_COMMAND = 1 << 16
 """Longer commands are refused unread: no table needs so much."""
 MAX_MACS = 1024
 """Addresses in the filter. With more, all frames of that kind are let through (5.1.9.5.2)."""
-MAX_KEY = 40
-"""Bytes of a hash key that make a difference: two IPv6 addresses, two ports and a word more."""
-MAX_TABLE = 128
-PADDING = range(2)
-"""Bytes behind a hash key: Linux from 6.15 sends a structure of even size, and so one too many."""
-SUPPORTED_HASH_TYPES = sum(code.value for code in net.HASH_TYPE)
 _OFFLOADS = {code.value: F[code.name].mask for code in net_control.OFFLOADS}
 """The feature that each offload is about: those above bit 63 have other numbers in the command."""
 
@@ -33,8 +28,9 @@ _VLAN = net_control.CLASS["VIRTIO_NET_CTRL_VLAN"].value
 _COALESCING = net_control.CLASS["VIRTIO_NET_CTRL_NOTF_COAL"].value
 _LASTING = frozenset(
     net_control.CLASS[f"VIRTIO_NET_CTRL_{name}"].value
-    for name in ("RX", "MAC", "VLAN", "MQ", "GUEST_OFFLOADS", "NOTF_COAL")
+    for name in ("RX", "MAC", "VLAN", "MQ", "GUEST_OFFLOADS", "NOTF_COAL", "HASH_TUNNEL")
 )
+_CONTEXTS = net_control.CLASS["VIRTNET_RSS_CTX_CTRL"].value
 
 _log = logging.getLogger("virtio.device.net")
 
@@ -58,10 +54,6 @@ class Host(Protocol):
     @property
     def data_queues(self) -> Sequence[DeviceQueue]:
         """The receive and transmit queues that this driver may use."""
-
-
-class RefusedError(Exception):
-    """The command cannot be carried out; the text is for the log."""
 
 
 @dataclass
@@ -103,12 +95,15 @@ class Control:
                 self._coalescing,
             ),
             net_control.CLASS["VIRTIO_NET_CTRL_STATS"].value: (F.DEVICE_STATS, self._statistics),
+            net_control.CLASS["VIRTIO_NET_CTRL_HASH_TUNNEL"].value: (F.HASH_TUNNEL, self._tunnels),
+            _CONTEXTS: (F.RSS_CONTEXT, lambda command, data: self.contexts.command(command, data)),
         }
         self.reset(mac)
 
     def reset(self, mac: bytes) -> None:
         """Forget what the driver has set."""
         self.modes = Modes(mac)
+        self.contexts = Contexts(self._host.pairs)
         self.received = 0
         self.succeeded = 0
         self._seen = False
@@ -152,6 +147,12 @@ class Control:
         """Keep commands whose effect lasts, in the order in which they take effect."""
         kind, command = request[0], request[1]
         key: tuple[int, ...] = (kind, command)
+        if kind == _CONTEXTS and command != net_control.RSS_CTX.CAP_GET:
+            # To make a context as it is now takes one command.
+            key = (kind, net_control.RSS_CTX.ADD, *request[2:4])
+            self._lasting.pop(key, None)
+            if command != net_control.RSS_CTX.DEL:
+                self._lasting[key] = bytes(key[:2]) + request[2:]
         if kind not in _LASTING or (kind == _COALESCING and command == net_control.COALESCE.VQ_GET):
             return
         if kind == _VLAN or (kind == _COALESCING and command == net_control.COALESCE.VQ_SET):
@@ -267,51 +268,22 @@ class Control:
             pairs = int.from_bytes(data, "little")
             if len(data) != 2 or not 1 <= pairs <= self._host.pairs:
                 raise RefusedError(f"{pairs} pairs of queues")
+            if self.contexts.found:
+                raise RefusedError("pairs of queues while there are RSS contexts (5.1.9.5.8.4)")
             self._host.port.steer_automatically(pairs)
         elif command == net_control.MQ.RSS_CONFIG:
             self._needs(F.RSS)
-            self._steer(data)
+            Scaling.unpack(data, self._host.pairs).apply(self._host.port)
         elif command == net_control.MQ.HASH_CONFIG:
             self._needs(F.HASH_REPORT)
-            if len(data) < 13 or any(data[4:12]) or len(data) - 13 - data[12] not in PADDING:
-                raise RefusedError("a hash configuration of the wrong length, or with reserved bits")
-            types = self._hash_types(data)
-            self._host.port.set_hash(types, self._key(data[13 : 13 + data[12]]))
+            Hashing.unpack(data).apply(self._host.port)
         else:
             raise RefusedError(f"command {command} about queues")
         return b""
 
-    def _steer(self, data: bytes) -> None:
-        def word(at: int) -> int:
-            return int.from_bytes(data[at : at + 2], "little")
-
-        if len(data) < 8:
-            raise RefusedError("the RSS configuration is cut short")
-        types, entries = self._hash_types(data), word(4) + 1
-        if entries & (entries - 1) or entries > MAX_TABLE:
-            raise RefusedError(f"an indirection table of {entries} entries")
-        end = 8 + 2 * entries
-        if len(data) < end + 3 or len(data) - end - 3 - data[end + 2] not in PADDING:
-            raise RefusedError("an RSS configuration of the wrong length")
-        table, unclassified = [word(8 + 2 * number) for number in range(entries)], word(6)
-        if max(*table, unclassified) >= self._host.pairs:
-            raise RefusedError("a receive queue that does not exist")
-        if not 1 <= word(end) <= self._host.pairs:
-            raise RefusedError(f"{word(end)} transmit queues")
-        key = self._key(data[end + 3 : end + 3 + data[end + 2]])
-        self._host.port.set_hash(types, key)
-        self._host.port.steer_by_table(table, unclassified)
-
-    def _hash_types(self, data: bytes) -> int:
-        types = int.from_bytes(data[:4], "little")
-        if types & ~SUPPORTED_HASH_TYPES:
-            raise RefusedError(f"hash types {types:#x}")
-        return types
-
-    def _key(self, key: bytes) -> bytes:
-        if len(key) > MAX_KEY:
-            raise RefusedError(f"a hash key of {len(key)} bytes")
-        return key
+    def _tunnels(self, command: int, data: bytes) -> bytes:
+        self._host.port.set_tunnels(check_tunnels(command, data))
+        return b""
 
     def _offloads(self, command: int, data: bytes) -> bytes:
         asked = int.from_bytes(data, "little")

@@ -60,7 +60,12 @@ pub fn vlan(frame: &[u8]) -> Option<u16> {
 
 /// Finds the headers of an IPv4 or IPv6 packet, behind up to two VLAN tags.
 pub fn dissect(frame: &[u8]) -> Option<Layers> {
-    let mut at = 12;
+    dissect_from(frame, 0)
+}
+
+/// The same for an Ethernet frame that begins at `start`, in a tunnel.
+pub fn dissect_from(frame: &[u8], start: usize) -> Option<Layers> {
+    let mut at = start + 12;
     let mut kind = word(frame, at)?;
     for _ in 0..2 {
         if matches!(kind, 0x8100 | 0x88a8) {

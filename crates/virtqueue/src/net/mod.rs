@@ -22,6 +22,7 @@ mod switch;
 mod tally;
 mod toeplitz;
 mod transmit;
+mod tunnel;
 mod wire;
 
 #[cfg(test)]
@@ -43,4 +44,5 @@ pub use switch::{Switch, SwitchPort};
 pub use tally::{Count, Received, Transmitted};
 pub use toeplitz::{ALL_TYPES, Hasher};
 pub use transmit::Transmitter;
+pub use tunnel::ALL_TUNNELS;
 pub use wire::{Wire, WireOptions};

@@ -65,6 +65,8 @@ pub struct Settings {
     pub steering: Steering,
     /// Hashes frames, for steering or for the report.
     pub hasher: Option<Arc<Hasher>>,
+    /// Encapsulations whose inner headers it hashes.
+    pub tunnels: u32,
     /// Whether there is a link. Without, nothing passes.
     pub link: bool,
     /// The longest packet without its Ethernet header, if the driver was told of one.

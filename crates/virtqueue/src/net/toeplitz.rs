@@ -1,6 +1,7 @@
 //! Toeplitz hashes of packets (VIRTIO 1.4, 5.1.9.4.3).
 
 use super::layers::{Layers, TCP, UDP};
+use super::tunnel::{Inner, inner};
 use crate::spec::net::*;
 
 /// Two IPv6 addresses and two ports.
@@ -23,6 +24,8 @@ pub const ALL_TYPES: u32 = VIRTIO_NET_HASH_TYPE_IPv4
 #[derive(Clone)]
 pub struct Hasher {
     types: u32,
+    /// Encapsulations whose inner headers are hashed instead of the outer ones.
+    tunnels: u32,
     /// What each value of each byte of the input contributes.
     table: Box<[[u32; 256]; MAX_INPUT]>,
 }
@@ -54,7 +57,17 @@ impl Hasher {
                 }
             }
         }
-        Self { types, table }
+        Self {
+            types,
+            tunnels: 0,
+            table,
+        }
+    }
+
+    /// The same, which hashes the inner headers of packets in these tunnels (5.1.9.4.4).
+    pub fn into_tunnels(mut self, tunnels: u32) -> Self {
+        self.tunnels = tunnels;
+        self
     }
 
     /// The hash of up to 36 bytes.
@@ -68,6 +81,17 @@ impl Hasher {
 
     /// The hash of a packet and the report type that says how it was computed; `None` if its kind is not enabled.
     pub fn hash(&self, frame: &[u8], layers: &Layers) -> Option<(u32, u16)> {
+        if self.tunnels == 0 {
+            return self.hash_at(frame, layers);
+        }
+        match inner(frame, layers, self.tunnels) {
+            Inner::None => self.hash_at(frame, layers),
+            Inner::Packet(layers) => self.hash_at(frame, &layers),
+            Inner::Other => None,
+        }
+    }
+
+    fn hash_at(&self, frame: &[u8], layers: &Layers) -> Option<(u32, u16)> {
         let bits = if layers.version == 4 {
             [
                 VIRTIO_NET_HASH_TYPE_TCPv4,
