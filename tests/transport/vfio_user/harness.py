@@ -1,7 +1,7 @@
 """A client's side of a session, without sockets: what tests say and what comes back."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tests.transport.contract import Mirror
@@ -30,11 +30,17 @@ class Reply:
 class Client:
     """Speaks to a session of its own, for a function of its own."""
 
-    def __init__(self, *, greet: bool = True, layout: Layout | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        greet: bool = True,
+        layout: Layout | None = None,
+        open_twin: Callable[[], int] | None = None,
+    ) -> None:
         self.device = Mirror()
         self.function = PciFunction(self.device, layout=layout)
         self.notices: list[Notice] = []
-        self.session = Session(self.function, self.notices.append)
+        self.session = Session(self.function, self.notices.append, open_twin=open_twin)
         self.disconnected: str | None = None
         self.asked: list[Message] = []
         self._id = 0

@@ -5,7 +5,8 @@ From the inside out: :mod:`.messages`, :mod:`.payloads` and :mod:`.version` are 
 
 The server's side: :mod:`.session` drives a :class:`~virtio.transport.pci.function.PciFunction` by them, with
 :mod:`.regions`, :mod:`.irqs`, :mod:`.dma`, :mod:`.transfers`, :mod:`.migration` and :mod:`.dirty` for what
-its messages are about; :mod:`.connection` and :mod:`.server` do the input and output.
+its messages are about; :mod:`.connection` and :mod:`.server` do the input and output. The client's side:
+:mod:`.exchange`, :mod:`.client` and :mod:`.twin`, behind the :class:`VfioUserBus`.
 """
 
 from typing import Any

@@ -9,6 +9,8 @@ class Send:
 
     data: bytes
     fds: tuple[int, ...] = ()
+    twin: bool = False
+    """By the socket on which the server asks."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -232,13 +232,22 @@ class VfioUserBus:
     # --- the beginning
 
     def _agree(self) -> None:
-        payload, fds = self._client.call(Command.VERSION, version.propose())
-        close_all(fds)
-        hello = version.decode(payload)
-        if hello.major != MAJOR or hello.minor > MINOR:
-            raise ViolationError(f"the server answers with version {hello.major}.{hello.minor}")
-        if hello.capabilities.twin_socket:
-            raise ViolationError("the server wants a second socket, which was not offered")
+        # A server that gets no descriptors will ask for memory: let it do so by a socket of its own.
+        twin = not self._share_fds
+        payload, fds = self._client.call(Command.VERSION, version.propose(twin=twin))
+        try:
+            hello = version.decode(payload)
+            if hello.major != MAJOR or hello.minor > MINOR:
+                raise ViolationError(f"the server answers with version {hello.major}.{hello.minor}")
+            if hello.capabilities.twin_socket:
+                index = hello.capabilities.twin_index
+                if not twin:
+                    raise ViolationError("the server wants a second socket, which was not offered")
+                if index is None or index >= len(fds):
+                    raise ViolationError("the server announces a second socket, and does not send it")
+                self._client.open_twin(fds.pop(index))
+        finally:
+            close_all(fds)
         self._most_fds = hello.capabilities.max_msg_fds
 
     def _map(self, region: SharedRegion) -> None:
@@ -264,7 +273,10 @@ class VfioUserBus:
         size = IrqInfo.FORM.size
         payload, fds = self._client.call(Command.DEVICE_GET_IRQ_INFO, IrqInfo(size, 0, index, 0).pack())
         close_all(fds)
-        return IrqInfo.unpack(payload).count
+        info = IrqInfo.unpack(payload)
+        if info.index != index:
+            raise ViolationError(f"interrupts {info.index} are described, and {index} were asked for")
+        return info.count
 
     def _region(self, index: int) -> Region:
         size = RegionInfo.FORM.size
@@ -275,6 +287,8 @@ class VfioUserBus:
             with self._lock:
                 self._fds += fds  # mapped or not, they are needed no longer than the bus
             info = RegionInfo.unpack(payload)
+            if info.index != index:
+                raise ViolationError(f"region {info.index} is described, and {index} was asked for")
             if not size < info.argsz <= MAX_TRANSFER:
                 break
             size = info.argsz

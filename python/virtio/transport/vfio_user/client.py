@@ -19,6 +19,7 @@ from virtio.transport.unix.connector import unanswered
 from virtio.transport.unix.framing import close_all
 from virtio.transport.vfio_user.exchange import Answer, ClientMemory, Exchange, ViolationError
 from virtio.transport.vfio_user.messages import Command
+from virtio.transport.vfio_user.twin import Twin
 
 _log = logging.getLogger("virtio.transport.vfio_user")
 
@@ -32,6 +33,8 @@ class Client:
         self._timeout = timeout
         self._socket = connection
         self._socket.setblocking(False)
+        self._memory = memory
+        self._twin: Twin | None = None
         self._exchange = Exchange(memory)
         self._state = threading.Condition()
         self._turn = threading.Lock()
@@ -69,6 +72,10 @@ class Client:
         """Send a command that is not answered."""
         self._send(command, payload, (), time.monotonic() + self._timeout, reply=False)
 
+    def open_twin(self, fd: int) -> None:
+        """Let the server ask by a socket of its own, which is taken over."""
+        self._twin = Twin(fd, self._memory, self._lose, name=self._name)
+
     def on_lost(self, callback: Callable[[Error], object] | None) -> None:
         """Call this, once, when the connection is lost; at once if it is already."""
         with self._state:
@@ -88,6 +95,8 @@ class Client:
         self._lose(TransportError("the connection is closed"))
         if threading.current_thread() is not self._thread:
             self._thread.join()
+        if self._twin is not None:
+            self._twin.close()
 
     # --- any thread
 

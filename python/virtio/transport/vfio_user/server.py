@@ -29,8 +29,8 @@ class VfioUserServer(SocketServer):
         super().__init__(self.function.device, listener, self._begin, scheme="vfio-user", client="client")
 
     def _begin(self, client: socket.socket, name: str) -> Connection:
-        def begin(post: Callable[[Notice], object]) -> Session:
-            session = Session(self.function, post, name=name)
+        def begin(post: Callable[[Notice], object], open_twin: Callable[[], int]) -> Session:
+            session = Session(self.function, post, name=name, open_twin=open_twin)
             if isinstance(self.function.device, RelayedDevice):
                 self.function.device.far_memory = session.far_memory
             return session

@@ -14,6 +14,7 @@ with the first message that is about something else, or when the shell sees that
 import contextlib
 import errno
 import logging
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -51,16 +52,21 @@ class Session:
         *,
         name: str = "vfio-user",
         ours: version.Capabilities = version.OURS,
+        open_twin: Callable[[], int] | None = None,
     ) -> None:
         """Attach ``function`` to a new client.
 
         ``post`` is called from any thread; what it was given must reach :meth:`notice` on the session's own.
+        ``open_twin`` makes a second socket, on which the server asks, and returns the client's end of it.
         """
         self._function = function
         self._name = name
         self._ours = ours
         self._theirs: version.Capabilities | None = None
         self._decoder = Decoder()
+        self._twin_decoder = Decoder()
+        self._open_twin = open_twin
+        self._twin: int | None = None
         self._complaints = 0
         self._closed = False
         self._unsettled = False
@@ -99,6 +105,21 @@ class Session:
             actions.append(Disconnect(self._decoder.failure))
         return actions
 
+    @property
+    def twin_wanted(self) -> int:
+        """The same as :attr:`wanted`, for the second socket."""
+        return self._twin_decoder.wanted
+
+    def receive_twin(self, data: bytes, fds: Sequence[int] = (), *, lost: bool = False) -> list[Action]:
+        """Take what the client sent by the second socket: nothing but answers."""
+        actions: list[Action] = []
+        for message in self._twin_decoder.receive(data, fds, lost=lost):
+            with contextlib.closing(message):
+                self._take_answer(message, actions)
+        if self._twin_decoder.failure is not None:
+            actions.append(Disconnect(self._twin_decoder.failure))
+        return actions
+
     def far_memory(self) -> Reach | None:
         """Return what reaches the client's memory, if only messages do."""
         return Reach(self.transfers) if self.dma.by_messages else None
@@ -122,6 +143,9 @@ class Session:
             return
         self._closed = True
         self._decoder.close()
+        self._twin_decoder.close()
+        if self._twin is not None:
+            os.close(self._twin)
         self.transfers.fail("the client is gone")
         # Each step, whatever becomes of the others (the last one comes first): what stays behind would be the
         # next client's.
@@ -140,13 +164,10 @@ class Session:
 
     def _take(self, message: Message, actions: list[Action]) -> None:
         if not message.is_command:
-            try:
-                if not message.is_reply:
-                    raise TransportError(f"a message of type {message.flags & 0xF}")
-                self.transfers.answered(message)
-            except TransportError as error:
-                self._complain(f"{message.name}: {error}")
-            actions += self._transfers()
+            if self._twin is None:
+                self._take_answer(message, actions)
+            else:
+                self._complain(f"{message.name}: an answer that belongs on the other socket")
             return
         if message.command not in _MEMORY:
             actions += self.settle()
@@ -166,6 +187,15 @@ class Session:
                 actions.append(Send(encode_reply(message, payload), passed))
         if self._theirs is None:
             actions.append(Disconnect("it does not begin with a version that can be spoken"))
+
+    def _take_answer(self, message: Message, actions: list[Action]) -> None:
+        try:
+            if not message.is_reply:
+                raise TransportError(f"a message of type {message.flags & 0xF} where only answers come")
+            self.transfers.answered(message)
+        except TransportError as error:
+            self._complain(f"{message.name}: {error}")
+        actions += self._transfers()
 
     def _handle(self, message: Message) -> Answer:
         try:
@@ -226,13 +256,16 @@ class Session:
             case _:
                 raise Refusal(errno.ENOTSUP, "not a command of a client")
 
-    def _agree(self, payload: bytes) -> bytes:
+    def _agree(self, payload: bytes) -> Answer:
         hello = version.decode(payload)
         if hello.major != MAJOR:
             raise Refusal(errno.ENOTSUP, f"version {hello.major}.{hello.minor}")
         self._theirs = hello.capabilities
         self.transfers.limit = min(hello.capabilities.max_data_xfer_size, self._ours.max_data_xfer_size)
-        return version.answer(hello, self._ours)
+        if self._open_twin is None or not hello.capabilities.twin_socket:
+            return version.answer(hello, self._ours), ()
+        self._twin = self._open_twin()
+        return version.answer(hello, self._ours, twin_index=0), (self._twin,)
 
     # --- memory
 
@@ -255,7 +288,7 @@ class Session:
     def _transfers(self) -> list[Action]:
         if self._unsettled or self._closed:
             return []  # what is not there may be about to come back
-        return [Send(data) for data in self.transfers.outgoing()]
+        return [Send(data, twin=self._twin is not None) for data in self.transfers.outgoing()]
 
     # --- migration
 

@@ -2,7 +2,7 @@
 
 import json
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from virtio.transport.vfio_user.messages import MAJOR, MAX_TRANSFER, MINOR, PAGE
@@ -67,13 +67,16 @@ def encode(major: int, minor: int, capabilities: dict[str, Any]) -> bytes:
     return _VERSION.pack(major, minor) + text.encode() + b"\0"
 
 
-def propose(ours: Capabilities = OURS) -> bytes:
-    """Make the payload with which a client begins."""
-    return encode(MAJOR, MINOR, _written(ours))
+def propose(ours: Capabilities = OURS, *, twin: bool = False) -> bytes:
+    """Make the payload with which a client begins; ``twin``: the server may ask on a second socket."""
+    return encode(MAJOR, MINOR, _written(replace(ours, twin_socket=twin)))
 
 
-def answer(hello: Hello, ours: Capabilities = OURS) -> bytes:
-    """Make a server's answer: no more than was proposed, in the version that both know."""
+def answer(hello: Hello, ours: Capabilities = OURS, *, twin_index: int | None = None) -> bytes:
+    """Make a server's answer: no more than was proposed, in the version that both know.
+
+    ``twin_index``: which of the descriptors with it is a second socket, if one is.
+    """
     theirs = hello.capabilities
     agreed = Capabilities(
         max_msg_fds=min(ours.max_msg_fds, theirs.max_msg_fds),
@@ -81,8 +84,8 @@ def answer(hello: Hello, ours: Capabilities = OURS) -> bytes:
         max_dma_maps=min(ours.max_dma_maps, theirs.max_dma_maps),
         pgsizes=ours.pgsizes & theirs.pgsizes or ours.pgsizes,
         write_multiple=ours.write_multiple and theirs.write_multiple,
-        twin_socket=ours.twin_socket and theirs.twin_socket,
-        twin_index=ours.twin_index,
+        twin_socket=twin_index is not None,
+        twin_index=twin_index,
     )
     written = _written(agreed)
     return encode(
