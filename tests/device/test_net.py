@@ -565,6 +565,23 @@ def test_what_commands_have_set_moves_to_another_device(wide: Card) -> None:
         card.received(1, queue=4)
 
 
+@pytest.mark.parametrize("commands", [(), ((0, b"\5\0"), (1, b"\5\0")), ((1, b"\5\0"),)], ids=range(3))
+def test_that_no_vlan_is_wanted_moves_too(card: Card, commands: Sequence[tuple[int, bytes]]) -> None:
+    for command, data in commands:
+        assert card.command("VLAN", command, data) == OK
+    wanted = not commands
+    assert passes(card, to(MAC, 5)) == wanted
+    for queue in card.device.queues:
+        queue.stop()
+    saved = card.device.save_state()
+    other = NetworkDevice(mac=MAC)
+    with Card(other, features=card.features, live=False) as moved:
+        moved.device = other
+        other.load_state(saved)
+        moved.go_live()
+        assert passes(moved, to(MAC, 5)) == wanted
+
+
 # --- frames in Python
 
 

@@ -163,7 +163,11 @@ class Control:
 
     def saved(self) -> bytes:
         """The commands that make another device what this one is now."""
-        return b"".join(len(request).to_bytes(4, "little") + request for request in self._lasting.values())
+        requests = list(self._lasting.values())
+        if self.modes.vlans is not None and not self.modes.vlans:
+            # No VLAN is wanted, which is something else than that no command came.
+            requests.insert(0, bytes([_VLAN, net_control.VLAN.DEL, 0, 0]))
+        return b"".join(len(request).to_bytes(4, "little") + request for request in requests)
 
     def restore(self, saved: bytes) -> None:
         """Carry out what :meth:`saved` returned."""
