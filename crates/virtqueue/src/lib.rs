@@ -20,6 +20,7 @@ pub mod loopback;
 pub mod memory;
 pub mod net;
 pub mod notify;
+mod prefetch;
 pub mod relax;
 pub mod ring;
 #[allow(missing_docs, non_upper_case_globals)]

@@ -8,6 +8,7 @@ use super::tally::Burst;
 use crate::chain::Batch;
 use crate::fault::{Fault, Rule};
 use crate::memory::Snapshot;
+use crate::prefetch::{self, LINE};
 use crate::spec::net::*;
 use crate::worker::{Completions, Handler};
 use std::collections::VecDeque;
@@ -354,6 +355,14 @@ fn too_small(room: u64, header: usize) -> Fault {
 
 impl Handler for Receiver {
     fn handle(&mut self, _: &Arc<Snapshot>, batch: &Batch, done: &mut Completions) -> Result<(), Fault> {
+        for chain in batch.iter() {
+            if let Some(segment) = chain.writable.first() {
+                // The driver's cache has the lines: claiming one after the other, as frames are written to
+                // them, would take longer than all the rest.
+                prefetch::for_writing(segment.host);
+                prefetch::for_writing(segment.host.wrapping_add(LINE));
+            }
+        }
         let mut held = self.spare.pop().unwrap_or_default();
         held.batch.clone_from(batch);
         held.next = 0;

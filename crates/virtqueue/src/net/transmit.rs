@@ -9,6 +9,7 @@ use super::tally::Burst;
 use crate::chain::{Batch, Chain};
 use crate::fault::Fault;
 use crate::memory::Snapshot;
+use crate::prefetch::{self, LINE};
 use crate::spec::net::*;
 use crate::worker::{Completions, Handler};
 use std::sync::Arc;
@@ -170,6 +171,13 @@ impl Handler for Transmitter {
     fn handle(&mut self, _: &Arc<Snapshot>, batch: &Batch, done: &mut Completions) -> Result<(), Fault> {
         if self.port.generation() != self.generation {
             self.refresh();
+        }
+        for chain in batch.iter() {
+            if let Some(segment) = chain.readable.first() {
+                // A header and the start of its frame: all of them are on their way while the first is copied.
+                prefetch::for_reading(segment.host);
+                prefetch::for_reading(segment.host.wrapping_add(LINE));
+            }
         }
         for chain in batch.iter() {
             if let Err(why) = self.take(&chain) {

@@ -12,7 +12,6 @@ mod packed_layout;
 mod packed_log;
 mod packed_walk;
 mod policy;
-mod prefetch;
 mod split;
 mod split_driver;
 mod split_layout;

@@ -61,8 +61,6 @@ pub struct PackedRing {
     pub(super) held: u32,
     /// Descriptors taken for which no used descriptor has been written.
     pub(super) busy: u32,
-    /// Chains that came at once last time: so many are expected to come with the next.
-    burst: usize,
     pub(super) log: Log,
     /// With in-flight memory.
     pub(super) tracking: Option<Box<PackedTracking>>,
@@ -105,7 +103,6 @@ impl PackedRing {
             turn: 0,
             held: 0,
             busy: 0,
-            burst: 0,
             log: Log::default(),
             tracking: None,
             broken: None,
@@ -265,6 +262,7 @@ impl DeviceRing for PackedRing {
         let Some(parts) = self.parts(memory)? else {
             return Ok(0);
         };
+        let (first, busy) = (self.next, self.busy);
         let mut taken = 0;
         while taken < max {
             let head = wakeup::look_at_head(&parts, &self.barriers, self.next.offset);
@@ -273,8 +271,6 @@ impl DeviceRing for PackedRing {
             if !head.available_at(self.next) || full || batch.segment_count() >= BATCH_SEGMENTS {
                 break;
             }
-            parts.claim(self.next);
-            parts.claim_ahead(self.next, taken, self.burst);
             if let Err(fault) = self.take_one(memory, &parts, batch, head) {
                 batch.abandon_chain();
                 if batch.waits_for_translations(&fault) {
@@ -285,9 +281,8 @@ impl DeviceRing for PackedRing {
             }
             taken += 1;
         }
-        if taken > 0 {
-            self.burst = taken;
-        }
+        // Used descriptors will be written there. Not before: the driver may still have been at work on the lines.
+        parts.claim_all(first, self.busy - busy);
         Ok(taken)
     }
 

@@ -5,8 +5,8 @@
 
 use super::Config;
 use super::areas::Area;
-use super::prefetch;
 use super::wakeup::PackedWords;
+use crate::prefetch;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 /// `VIRTQ_DESC_F_AVAIL`
@@ -21,10 +21,13 @@ pub(super) const EVENT_DISABLE: u16 = 1;
 /// `RING_EVENT_FLAGS_DESC`
 pub(super) const EVENT_DESC: u16 = 2;
 
-/// How far ahead of itself an end fetches descriptors: four lines.
+/// Descriptors in a cache line.
+const PER_LINE: u16 = (prefetch::LINE / 16) as u16;
+
+/// How far ahead of itself the driver fetches descriptors: four lines.
 const AHEAD: u16 = 16;
 
-/// The same for free descriptors, which the driver is about to fill: two lines.
+/// The same for free descriptors, which it is about to fill: two lines.
 const SOON: u16 = 8;
 
 /// Bytes of an event suppression structure.
@@ -185,6 +188,19 @@ impl Parts {
     #[inline]
     pub(super) fn claim(&self, position: Position) {
         prefetch::for_writing(self.ring.wrapping_add(usize::from(position.offset) * 16));
+    }
+
+    /// The same for `count` descriptors from `first` on.
+    #[inline]
+    pub(super) fn claim_all(&self, first: Position, count: u32) {
+        let (mut at, mut left) = (first, count);
+        while left > 0 {
+            self.claim(at);
+            let line = u32::from(PER_LINE - at.offset % PER_LINE);
+            let here = line.min(self.size - u32::from(at.offset)).min(left);
+            at = at.after(here as u16, self.size);
+            left -= here;
+        }
     }
 
     /// Of `free` descriptors from `position` on, fetches a line that will be written to before long: the
