@@ -124,6 +124,7 @@ bench: setup
 	$(BIN)/virtio bench ring $(PRECEDENCE)
 	$(BIN)/virtio bench block $(PRECEDENCE)
 	$(BIN)/virtio bench iotlb $(PRECEDENCE)
+	$(BIN)/virtio bench net $(PRECEDENCE)
 	$(BIN)/python benches/ringtest.py $(PRECEDENCE)
 	$(CARGO) run --quiet --release --manifest-path benches/rust-vmm/Cargo.toml --target-dir target/rust-vmm -- $(PRECEDENCE)
 

@@ -198,10 +198,10 @@ def _drive(
 
 
 def _prefer(process: int) -> None:
-    """Let a process run before most other work.
+    """Let a process run before other work, which a priority among equals does not do between sessions.
 
-    Not in real time: threads that poll would keep those from running that set their devices up and count.
+    Round robin in real time: its threads that set up and count take turns with those that poll.
     """
     for task in Path(f"/proc/{process}/task").iterdir():
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, int(task.name), -20)
+            os.sched_setscheduler(int(task.name), os.SCHED_RR, os.sched_param(50))
