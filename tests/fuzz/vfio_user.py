@@ -36,6 +36,7 @@ from virtio.transport.vfio_user.payloads import (
     DeviceFeature,
     DeviceInfo,
     DeviceState,
+    DmaAccess,
     DmaMap,
     DmaUnmap,
     IrqInfo,
@@ -50,7 +51,7 @@ from virtio.transport.vfio_user.payloads import (
 )
 
 _MAX_INPUT = 4096
-MESSAGE, SETTLE = range(2)
+MESSAGE, SETTLE, TWIN = range(3)
 
 FEATURES = [
     DeviceFeature(4096, FeatureFlag.GET | Feature.MIGRATION).pack(),
@@ -71,6 +72,7 @@ PAYLOADS: dict[Command, list[bytes]] = {
         version.encode(0, 0, {}),
         b"\0\0\0\0",
         b'\0\0\0\0{"capabilities":[]}\0',
+        version.propose(twin=True),
     ],
     Command.DMA_MAP: [
         DmaMap(32, 3, 0, 0, 1 << 20).pack(),
@@ -116,7 +118,8 @@ class Scene:
     """A session, and what must hold of it."""
 
     def __init__(self) -> None:
-        self.client = Client(greet=False)
+        # Where the second socket leads nobody asks.
+        self.client = Client(greet=False, open_twin=lambda: os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
         self._received = b""
 
     @property
@@ -126,6 +129,8 @@ class Scene:
     def step(self, kind: int, data: bytes, fds: list[int]) -> None:
         if kind == SETTLE:
             self.client.settle()
+        elif kind == TWIN:
+            assert self.client.feed_twin(data, fds) == []
         else:
             self._feed(data, fds)
         self.client.noticed()
@@ -179,7 +184,7 @@ def run(data: bytes, descriptors: Descriptors) -> None:
     with nothing_left_open():
         scene = Scene()
         try:
-            for kind, fds, content in steps(data, 2):
+            for kind, fds, content in steps(data, 3):
                 scene.step(kind, content, descriptors.take(fds))
                 if scene.ended:
                     break
@@ -204,6 +209,14 @@ def message(choice: random.Random) -> bytes:
     return _message(command, choice.choice(PAYLOADS[command]), flags=flags)
 
 
+ANSWERS = [
+    step(TWIN, 0, encode(0, Command.DMA_READ, Flag.REPLY, DmaAccess(0, 4).pack() + b"data")),
+    step(TWIN, 0x11, encode(7, Command.DMA_WRITE, Flag.REPLY | Flag.ERROR, b"", 14)),
+    step(TWIN, 0, encode(7, Command.DEVICE_RESET, 0, b"")),
+]
+"""What comes by a second socket."""
+
+
 def beginning() -> bytes:
     """What brings a session to where things happen."""
     writes = PAYLOADS[Command.REGION_WRITE]
@@ -221,6 +234,7 @@ def seeds() -> list[bytes]:
     hello = _message(Command.VERSION, PAYLOADS[Command.VERSION][0])
     single = [_message(command, payload) for command in COMMANDS for payload in PAYLOADS[command]]
     start = beginning()
+    twin = _message(Command.VERSION, PAYLOADS[Command.VERSION][-1])
     unmapped = _message(Command.DMA_UNMAP, PAYLOADS[Command.DMA_UNMAP][0])
     return [
         *single[:4],
@@ -228,6 +242,7 @@ def seeds() -> list[bytes]:
         start,
         start + unmapped + step(SETTLE, 0, b"") + _message(Command.DMA_MAP, PAYLOADS[Command.DMA_MAP][0]),
         *(start + message(choice) + message(choice) for _ in range(30)),
+        *(first + answer for answer in ANSWERS for first in (b"", hello, twin)),
     ]
 
 
@@ -241,7 +256,7 @@ def mutate(data: bytes, others: list[bytes], choice: random.Random) -> bytes:
             case 0 | 1:
                 changed[at:at] = message(choice)
             case 2:
-                changed[at:at] = step(SETTLE, 0, b"")
+                changed[at:at] = choice.choice([step(SETTLE, 0, b""), *ANSWERS])
             case 3 if len(places) > 2:
                 del changed[at : choice.choice(places)]
             case 4 if others:

@@ -56,6 +56,10 @@ class Client:
         """Hand bytes to the session, copies of descriptors with them; return what it sends."""
         return self._take(self.session.receive(data, [os.dup(fd) for fd in fds]))
 
+    def feed_twin(self, data: bytes, fds: Sequence[int] = ()) -> list[tuple[Message, tuple[int, ...]]]:
+        """The same by the second socket."""
+        return self._take(self.session.receive_twin(data, [os.dup(fd) for fd in fds]))
+
     def _take(self, actions: Sequence[Send | Disconnect]) -> list[tuple[Message, tuple[int, ...]]]:
         found = []
         for action in actions:
