@@ -145,6 +145,29 @@ def test_queues_live_through_memory_that_is_moved(address: str, device: Mirror, 
         assert device.negotiated_features
 
 
+@pytest.mark.parametrize("share", [True, False], ids=["shared", "by messages"])
+@pytest.mark.parametrize("then", ["reset", "FLR", "nothing"])
+def test_live_rings_are_taken_away_for_good(address: str, device: Mirror, share: bool, then: str) -> None:
+    bus = open_bus(address.partition(":")[2], memory_size=1 << 20, share=share)
+    with PciDriverEnd(bus) as end, live(end, BASIC, [0, 1]) as rings:
+        for ring in rings:
+            ring.offer(b"under way")
+        take_away(bus)
+        for ring in rings:
+            ring.kick()
+        assert end.status == READY | S.DRIVER_OK
+        if then == "FLR":
+            bus.reset()
+            assert end.status == 0
+        elif then == "reset":
+            end.reset()
+            give_back(bus, 2, share=share)
+            with live(end, BASIC, [0]) as (again,):
+                again.mirror(b"anew")
+    with PciDriverEnd(open_bus(address.partition(":")[2])) as end, live(end, BASIC, [0]) as (ring,):
+        ring.mirror(b"the next one")
+
+
 # --- what is far away
 
 
