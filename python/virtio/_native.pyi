@@ -1010,8 +1010,8 @@ class DriverQueue:
         """The device has notified, in-band."""
     def hold(self, held: bool) -> None:
         """Make nothing available and send no kick, until called with False: the device is suspended."""
-    def fail(self, reason: str) -> None:
-        """The device has gone: raise this for everyone, now and later."""
+    def fail(self, reason: str, *, needs_reset: bool = False) -> None:
+        """The device has gone, or needs a reset: raise this for everyone, now and later."""
     def set_polling(self, microseconds: int) -> None:
         """For how long to look at the ring before sleeping, at most."""
     @property

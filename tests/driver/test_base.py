@@ -13,6 +13,7 @@ from virtio.device.base import Device
 from virtio.driver.base import Driver
 from virtio.errors import (
     ConfigurationError,
+    DeviceError,
     Error,
     FeatureNegotiationError,
     ProtocolError,
@@ -279,6 +280,7 @@ def test_a_device_that_needs_a_reset(drive: Drive) -> None:
     """A request that no block device can parse breaks the queue, and the driver hears of it."""
     driver = drive(virtio.BlockDevice(size=1 << 20))
     token = driver.begin(b"abc")  # no header, no status
-    with pytest.raises(Error):
+    with pytest.raises(DeviceError, match="needs a reset") as waiting:
         driver.end_of(token)
-    assert driver.failure is not None
+    assert isinstance(driver.failure, DeviceError)
+    assert waiting.value.status == driver.failure.status == S.DEVICE_NEEDS_RESET

@@ -1,7 +1,7 @@
 //! `DriverQueue`: a virtqueue seen from the driver.
 
 use crate::contents::Contents;
-use crate::errors::{configuration, transport};
+use crate::errors::{configuration, needs_reset, transport};
 use crate::loopback::broken;
 use crate::memory::{Memory, borrow, seconds};
 use crate::policy::IndirectPolicy;
@@ -34,6 +34,7 @@ pub(crate) fn failure(error: Error) -> PyErr {
     match error {
         Error::Fault(fault) => broken(&fault),
         Error::Gone(text) | Error::System(text) => transport(text),
+        Error::NeedsReset(text) => needs_reset(text),
         Error::TimedOut => PyTimeoutError::new_err(error.to_string()),
         _ => configuration(error.to_string()),
     }
@@ -299,8 +300,13 @@ impl DriverQueue {
         self.native.queue().notify();
     }
 
-    fn fail(&self, reason: &str) {
-        self.native.queue().fail(reason);
+    #[pyo3(signature = (reason, *, needs_reset=false))]
+    fn fail(&self, reason: String, needs_reset: bool) {
+        self.native.queue().fail(if needs_reset {
+            Error::NeedsReset(reason)
+        } else {
+            Error::Gone(reason)
+        });
     }
 
     fn hold(&self, py: Python<'_>, held: bool) {

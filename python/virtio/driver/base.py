@@ -25,7 +25,14 @@ from virtio.driver.config import DriverConfig
 from virtio.driver.features import UNDERSTOOD, choose
 from virtio.driver.queue import DriverQueue, kick_of
 from virtio.driver.wire import DriverEnd, MovableEnd, QueueWire
-from virtio.errors import ConfigurationError, Error, FeatureNegotiationError, ProtocolError, TransportError
+from virtio.errors import (
+    ConfigurationError,
+    DeviceError,
+    Error,
+    FeatureNegotiationError,
+    ProtocolError,
+    TransportError,
+)
 from virtio.spec import core, selection
 from virtio.spec.core import STATUS
 from virtio.spec.model import DeviceType
@@ -304,7 +311,7 @@ class Driver(Closing):
         self._failure = error
         for queue in self.queues:
             if hasattr(queue, "native"):
-                queue.native.fail(str(error))
+                queue.native.fail(str(error), needs_reset=isinstance(error, DeviceError))
 
     def _check_open(self) -> None:
         if self._closed:

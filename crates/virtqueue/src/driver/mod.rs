@@ -33,6 +33,8 @@ pub enum Error {
     Fault(Fault),
     /// The wire or the device has gone.
     Gone(String),
+    /// The device said DEVICE_NEEDS_RESET (VIRTIO 1.4, 2.1).
+    NeedsReset(String),
     /// No answer in time. The request is still out.
     TimedOut,
     /// The caller's own check said that it does not want to wait any longer.
@@ -51,7 +53,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Fault(fault) => fault.fmt(f),
-            Self::Gone(text) | Self::System(text) => f.write_str(text),
+            Self::Gone(text) | Self::NeedsReset(text) | Self::System(text) => f.write_str(text),
             Self::TimedOut => f.write_str("the device did not answer in time"),
             Self::Interrupted => f.write_str("interrupted"),
             Self::NoSuchRequest => f.write_str("no such request is out, or its answer was collected"),

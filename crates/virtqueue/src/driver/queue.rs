@@ -133,12 +133,10 @@ impl Queue {
         self.lock().failed.clone()
     }
 
-    /// The device or the wire has gone: whoever waits is told, and so is every later call.
-    pub fn fail(&self, reason: &str) {
+    /// The queue is of no use any more: whoever waits is told, and so is every later call.
+    pub fn fail(&self, reason: Error) {
         let mut engine = self.lock();
-        engine
-            .failed
-            .get_or_insert_with(|| Error::Gone(String::from(reason)));
+        engine.failed.get_or_insert(reason);
         engine.news = true;
         self.spread(&mut engine, false);
     }

@@ -155,7 +155,7 @@ fn whoever_waits_hears_of_the_end() {
                 .map(|ticket| scope.spawn(|| queue.wait(*ticket, Limit::within(LONG))))
                 .collect();
             std::thread::sleep(Duration::from_millis(20));
-            queue.fail("unplugged");
+            queue.fail(Error::Gone(String::from("unplugged")));
             for thread in threads {
                 assert!(matches!(thread.join().unwrap(), Err(Error::Gone(text)) if text == "unplugged"));
             }
