@@ -279,6 +279,27 @@ fn whatever_passes_can_be_carried_out() {
     assert!(passed > 1_000);
 }
 
+#[test]
+fn a_vlan_tag_moves_all_that_is_referred_to() {
+    for (outer, inner, partial) in all() {
+        let (frame, offload) = (
+            tunnelled(outer, inner, partial),
+            request(outer, inner, 1000, partial),
+        );
+        let tagged = [&frame[..12], &[0x81, 0, 0, 5], &frame[12..]].concat();
+        assert_eq!(check(offload, &tagged, HOST_OFFLOADS), Err(Malformed::Tunnel));
+        let moved = offload.moved(4);
+        assert_eq!(check(moved, &tagged, HOST_OFFLOADS), Ok(moved));
+        assert_eq!(moved.moved(-4), offload);
+        let mut out = Frames::default();
+        assert!(finish(&tagged, moved, &mut out));
+        for segment in bytes(&out) {
+            let plain = [&segment[..12], &segment[16..]].concat();
+            verify(outer, inner, &plain, partial);
+        }
+    }
+}
+
 /// A driver that sends to itself, with these features.
 fn looped(features: u128) -> (Arc<Port>, Transmitter, Driver, Receiver, Driver) {
     let port = Arc::new(Port::new(1).unwrap());
