@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import Any
 
 import pytest
 from tests.conftest import Needs
@@ -34,12 +35,19 @@ def guests(
     monitors: Sequence[Monitor],
     timeout: float = 100,
     modules: Sequence[str] = (),
+    functions: bool = False,
 ) -> Iterator[list[Guest]]:
-    """Boot a guest with each device, at addresses 10.0.0.1 and so on."""
+    """Boot a guest with each device, at addresses 10.0.0.1 and so on.
+
+    ``functions``: QEMU's guests drive our PCI functions themselves, and are newer.
+    """
     with ExitStack() as stack:
         found = []
         for number, (device, monitor) in enumerate(zip(devices, monitors, strict=True), 1):
-            guest = stack.enter_context(boot([device], monitor=monitor, timeout=timeout, modules=modules))
+            options: dict[str, Any] = {"monitor": monitor, "timeout": timeout, "modules": modules}
+            if functions and monitor == "qemu":
+                options |= {"transport": "vfio-user", "kernel": newer.kernel()}
+            guest = stack.enter_context(boot([device], **options))
             guest.check(f"ip link set eth0 up && ip addr add 10.0.0.{number}/24 dev eth0")
             found.append(guest)
         yield found
@@ -166,8 +174,11 @@ def test_the_installed_qemus_own_card(needs: Needs) -> None:
         device.close()
 
 
-def test_what_a_guest_sees_and_sets() -> None:
-    """Link, speed, announcements, address and VLAN filters, of one guest that stays up."""
+@pytest.mark.parametrize("monitor", ["uml", pytest.param("qemu", marks=pytest.mark.slow)])
+def test_what_a_guest_sees_and_sets(monitor: Monitor, request: pytest.FixtureRequest) -> None:
+    """Link, speed, announcements, and filters of addresses, of one guest that stays up."""
+    if monitor == "qemu":
+        request.getfixturevalue("newer_peers")
     switch = virtio.Switch()
     plug = switch.port()
     devices = [
@@ -179,7 +190,7 @@ def test_what_a_guest_sees_and_sets() -> None:
     def received() -> int:
         return card.statistics()["rx_packets"]
 
-    with guests(devices, ["uml", "uml"]) as (one, two):
+    with guests(devices, [monitor, "uml"], functions=True) as (one, two):
         assert one.check("cat /sys/class/net/eth0/speed /sys/class/net/eth0/duplex") == "25000\nfull\n"
         # The link.
         card.link = False
@@ -213,10 +224,13 @@ def test_what_a_guest_sees_and_sets() -> None:
         device.close()
 
 
-def test_only_the_vlans_that_a_guest_has_come_in() -> None:
+@pytest.mark.parametrize("monitor", ["uml", pytest.param("qemu", marks=pytest.mark.slow)])
+def test_only_the_vlans_that_a_guest_has_come_in(monitor: Monitor, request: pytest.FixtureRequest) -> None:
+    if monitor == "qemu":
+        request.getfixturevalue("newer_peers")
     switch = virtio.Switch()
     devices = [virtio.NetworkDevice(switch.port(), mac=bytes([2, 0, 0, 0, 0, number])) for number in (1, 2)]
-    with guests(devices, ["uml", "uml"], modules=["8021q"]) as (one, two):
+    with guests(devices, [monitor, "uml"], modules=["8021q"], functions=True) as (one, two):
         assert devices[0].negotiated_features & F.CTRL_VLAN
 
         def join(guest: Guest, vlan: int, number: int) -> None:
