@@ -11,7 +11,7 @@ use virtqueue::worker::{Stopped, Worker};
 /// How long the interpreter waits for all its queues.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How long for handlers that did not return in that time, after they were interrupted.
-const LAST_PATIENCE: Duration = Duration::from_millis(500);
+const LAST_PATIENCE: Duration = Duration::from_secs(3);
 
 static ENDING: AtomicBool = AtomicBool::new(false);
 static QUEUES: Mutex<Queues> = Mutex::new(Queues {
