@@ -33,6 +33,8 @@ class Hardware:
     board: Literal["q35", "pc"] = "q35"
     root_ports: bool = False
     """Put each PCI function behind a PCI Express root port of its own (q35)."""
+    iommu: bool = False
+    """An Intel IOMMU before the devices (q35), which go behind it: root ports, ACCESS_PLATFORM and ATS."""
     shared_memory: bool = True
     """Whether others can map the guest's memory. Without, only vfio-user works, and slowly."""
     append: str = ""
@@ -102,7 +104,8 @@ def command(
         line += ["-bios", str(hardware.firmware)]
     if not hardware.boot_disk:
         line += ["-kernel", str(kernel.image), "-initrd", str(initramfs)]
-        line += ["-append", f"console=ttyS0 quiet loglevel=1 panic=-1 {hardware.append}".rstrip()]
+        more = ("intel_iommu=on " if hardware.iommu else "") + hardware.append
+        line += ["-append", f"console=ttyS0 quiet loglevel=1 panic=-1 {more}".rstrip()]
     if hardware.shared_memory:
         # A back end maps the guest's memory.
         line += [
@@ -111,9 +114,15 @@ def command(
             "-numa",
             "node,memdev=memory",
         ]
+    if hardware.iommu:
+        # Before all devices: those that come earlier are not behind it.
+        line += ["-device", "intel-iommu,intremap=off,device-iotlb=on"]
     for index, attachment in enumerate(attachments):
         placed: dict[str, str | int] = {}
-        if hardware.root_ports:
+        if hardware.iommu:
+            placed |= {"iommu_platform": "on", "ats": "on", "disable-legacy": "on"}
+        # Directly on pcie.0 the guest does not see that a device has ATS, and invalidates nothing there.
+        if hardware.root_ports or hardware.iommu:
             line += ["-device", f"pcie-root-port,id=port{index},chassis={index + 1},slot={index + 1}"]
             placed["bus"] = f"port{index}"
         if hardware.boot_disk and index == 0:
