@@ -496,7 +496,7 @@ def test_notifications_are_put_off_for_a_while_only(card: Card) -> None:
 
 
 def test_statistics(wide: Card) -> None:
-    assert wide.command("STATS", 0, room=9) == OK + (0x1_0007_0007).to_bytes(8, "little")
+    assert wide.command("STATS", 0, room=9) == OK + (0x1_000F_000F).to_bytes(8, "little")
     wide.device.send(FRAME)
     wide.received(1)
     wide.send(FRAME)
@@ -521,7 +521,7 @@ def test_statistics(wide: Card) -> None:
     assert control["ok_num"] == 4
     assert len(get((0, 7), (1, 7 << 16), (8, 1 << 32))) == 1 + 136 + 56 + 24 + 56 + 24
     assert len(get((0, 7), room=30)) == 30
-    for wanted in ((9, 1), (0, 8), (0, 1 << 16), (1, 1), (8, 1), (0, 1 << 63), (0xFFFF, 1)):
+    for wanted in ((9, 1), (0, 16), (0, 1 << 16), (1, 1), (8, 1), (0, 1 << 63), (0xFFFF, 1)):
         assert get(wanted) == ERR
         assert get((0, 1), wanted) == ERR
     for data in (b"", bytes(15), bytes(17)):
@@ -537,6 +537,31 @@ def test_statistics_need_the_features_that_they_are_about() -> None:
         for queue, types in ((0, 2), (0, 4), (1, 2 << 16), (1, 4 << 16)):
             data = queue.to_bytes(8, "little") + types.to_bytes(8, "little")
             assert card.command("STATS", 1, data, room=100) == ERR
+
+
+def test_no_packet_exceeds_the_speed(card: Card) -> None:
+    layouts = {struct.name: struct for struct in net_control.STATS}
+    card.buffers(30)
+    for _ in range(30):
+        assert card.device.send(FRAME)
+    card.received(30)
+    for queue, kind, side in ((0, 8, "rx"), (1, 8 << 16, "tx")):
+        data = queue.to_bytes(8, "little") + kind.to_bytes(8, "little")
+        answer = card.command("STATS", 1, data, room=100)
+        layout = layouts[f"virtio_net_stats_{side}_speed"]
+        assert answer[:1] == OK
+        assert len(answer[1:]) == layout.size
+        found = layout.unpack(answer[1:])
+        assert found["hdr"]["type"] == kind.bit_length() - 1
+        assert found[f"{side}_packets_allowance_exceeded"] == 0
+        assert found[f"{side}_bytes_allowance_exceeded"] == 0
+    # All kinds of a queue come in the order of their bits.
+    answer = card.command("STATS", 1, bytes(8) + (0xF).to_bytes(8, "little"), room=300)[1:]
+    types = []
+    while answer:
+        types.append(answer[0])
+        answer = answer[int.from_bytes(answer[6:8], "little") :]
+    assert types == [0, 1, 2, 3]
 
 
 # --- state

@@ -16,9 +16,11 @@ _KINDS: dict[str, tuple[str, int]] = {
         sum(feature.mask for name in net_control.STATS_NEEDS.get(kind, ()) if (feature := F.get(name))),
     )
     for _, kind in net_control.STATS_KINDS
-    if not kind.endswith("_SPEED")
 }
-"""Which queues each kind is for, and one of which features it needs. The speed is no limit here."""
+"""Which queues each kind is for, and one of which features it needs.
+
+The speed is no limit here: what was dropped because of it is counted, and there is none.
+"""
 
 
 class Source(Protocol):
