@@ -1,5 +1,5 @@
-"""Examples, driven in the same process; those of test_served.py, test_driving.py and test_testing.py
-as processes of their own."""
+"""Examples, driven in the same process; those of test_served.py, test_driving.py, test_testing.py
+and test_networks.py as processes of their own."""
 
 from pathlib import Path
 
@@ -16,11 +16,12 @@ HERE = {"checksum.py", "entropy.py", "flaky.py", "lines.py"}
 SERVED = {"computed_disk.py", "console.py"}
 DRIVING = {"drive_a_disk.py"}
 TESTS = {"test_a_disk.py"}
+NETWORKS = {"card.py", "lossy_network.py", "mirror.py"}
 
 
 def test_there_is_a_test_for_every_example() -> None:
     folder = Path(__file__).parents[2] / "examples"
-    assert {path.name for path in folder.glob("*.py")} == HERE | SERVED | DRIVING | TESTS
+    assert {path.name for path in folder.glob("*.py")} == HERE | SERVED | DRIVING | TESTS | NETWORKS
 
 
 def test_entropy() -> None:
