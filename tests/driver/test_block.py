@@ -292,6 +292,18 @@ def test_load_with_verification(disk: Any) -> None:
     assert (result.requests, result.failed, result.mismatches) == (20_000, 0, 0)
 
 
+def test_what_cannot_be_asked_for(disk: Any) -> None:
+    buffer = disk.allocate(4096)
+    for options in ({"depth": 0}, {"size": 100}, {"depth": 2}, {"seconds": -1}, {"timeout": -1}):
+        with pytest.raises(ConfigurationError):
+            disk.load("read", buffer, **{"depth": 1, "requests": 1, **options})
+    with pytest.raises(ConfigurationError, match="neither"):
+        disk.load("guess", buffer, depth=1)
+    with pytest.raises(ConfigurationError, match="polling"):
+        disk.set_polling(-1)
+    assert disk.load("read", buffer, depth=1, requests=1).requests == 1
+
+
 def test_a_device_that_dies_under_load(stack: Any, tmp_path: Path, transport: str) -> None:
     device = BlockDevice(size=SIZE)
     place = "mem:dying" if transport == "mem" else f"vhost-user:{tmp_path}/dying.sock"

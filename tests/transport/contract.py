@@ -458,6 +458,13 @@ class Contract:
         with pytest.raises(ConfigurationError, match="has an option 'flavour'"):
             virtio.connect(ends.server.address, "block", flavour="sweet")
 
+    def test_times_that_cannot_be_are_said_so(self, ends: Served) -> None:
+        for seconds in (0, -1, float("nan"), float("inf")):
+            with pytest.raises(ConfigurationError, match="a timeout of"):
+                ends.connect(timeout=seconds)
+            with pytest.raises(ConfigurationError, match="a timeout of"):
+                virtio.connect(ends.server.address, "block", timeout=seconds)
+
     def test_an_address_without_a_device_is_an_error(self, ends: Served) -> None:
         ends.server.stop()
         with pytest.raises(TransportError):

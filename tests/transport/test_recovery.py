@@ -13,7 +13,7 @@ from tests.transport.contract import BASIC, SECONDS, Failures, Mirror, Ring, awa
 from tests.transport.rogue import Rogue, silence
 from tests.transport.test_back_ends import programs, read, running
 
-from virtio.errors import TransportError
+from virtio.errors import ConfigurationError, TransportError
 from virtio.queue import Chain
 from virtio.spec import block, core
 from virtio.transport.interface import Server
@@ -247,6 +247,9 @@ def test_a_back_end_with_less_features_is_an_error(home: Home) -> None:
 
 def test_a_back_end_that_stays_away_is_lost_in_time(home: Home) -> None:
     failures = Failures()
+    for seconds in (-1, float("nan")):
+        with pytest.raises(ConfigurationError, match="seconds to reconnect"):
+            open_driver_end(str(home.path), reconnect=seconds)
     with contextlib.closing(open_driver_end(str(home.path), reconnect=0.3, timeout=1)) as end:
         end.on_failure(failures.take)
         home.leave()

@@ -4,7 +4,6 @@ use crate::contents::Contents;
 use crate::driver::{DriverQueue, Native, RingPlace, TablePlace, failure, settings, shared_address, waiting};
 use crate::errors::configuration;
 use crate::memory::{self, Memory};
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use std::sync::Arc;
@@ -288,7 +287,7 @@ impl BlockRequests {
             "verify" => Mix::Verify,
             other => {
                 let text = format!("{other:?} is neither \"read\" nor \"write\" nor \"verify\"");
-                return Err(PyValueError::new_err(text));
+                return Err(configuration(text));
             }
         };
         let contents = Contents::writable(buffer)?;

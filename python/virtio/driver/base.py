@@ -76,6 +76,7 @@ class Driver(Closing):
         self.type = device_type(type(self).spec)
         if queue_size < 1:
             raise ConfigurationError(f"a queue of {queue_size} entries")
+        _check_polling(polling)
         self._mask = selection.parse(self.type, mask) if isinstance(mask, str) else mask
         self._queue_size = queue_size
         self._polling = polling
@@ -229,6 +230,7 @@ class Driver(Closing):
 
     def set_polling(self, microseconds: int) -> None:
         """For how long a thread that waits polls before it sleeps, at most."""
+        _check_polling(microseconds)
         self._polling = microseconds
         for queue in self.queues:
             queue.native.set_polling(microseconds)
@@ -361,6 +363,11 @@ def device_type(spec: ModuleType | DeviceType) -> DeviceType:
     if not isinstance(found, DeviceType):
         raise ConfigurationError(f"{spec!r} describes no device type")
     return found
+
+
+def _check_polling(microseconds: int) -> None:
+    if not 0 <= microseconds < 1 << 40:
+        raise ConfigurationError(f"polling for {microseconds} microseconds")
 
 
 def _plain(polling: int) -> Callable[[DriverQueue, QueueWire], NativeQueue]:

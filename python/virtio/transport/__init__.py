@@ -29,6 +29,7 @@ def open_driver_end(address: str, **options: Any) -> DriverEnd:
     open_end = opener(scheme)
     if unknown := _unknown(options, open_end):
         raise ConfigurationError(f"{scheme}: has no option {unknown!r}")
+    _check_timeout(**options)
     return open_end(rest, **options)
 
 
@@ -48,6 +49,7 @@ def connect(address: str, type: "str | int | DeviceType | ModuleType | None" = N
     known = inspect.signature(open_end).parameters
     driver_options = {name: value for name, value in options.items() if name not in known}
     wanted = None if type is None else driver_class(type)
+    _check_timeout(**options)
     if wanted is not None:
         _refuse_unknown(driver_options, wanted, scheme)
     end = open_end(rest, **{name: value for name, value in options.items() if name in known})
@@ -63,6 +65,11 @@ def connect(address: str, type: "str | int | DeviceType | ModuleType | None" = N
     except BaseException:
         end.close()
         raise
+
+
+def _check_timeout(timeout: float = 1.0, **_: object) -> None:
+    if not 0 < timeout <= threading.TIMEOUT_MAX:
+        raise ConfigurationError(f"a timeout of {timeout:g} seconds")
 
 
 def _unknown(options: dict[str, Any], function: Callable[..., object]) -> str | None:

@@ -137,9 +137,9 @@ impl BlockQueue {
         let places = load.sectors * 512 / u64::from(load.each.max(512));
         let fits = load.each % 512 == 0 && each > 0 && load.each <= self.longest;
         if !fits || load.depth == 0 || places <= load.depth as u64 {
-            return Err(Error::System(String::from(
+            return Err(Error::Invalid(
                 "a load needs requests of whole sectors, and more places than requests at once",
-            )));
+            ));
         }
         let room = memory
             .contiguous(Space::Guest, buffers, (load.depth * each) as u64, true)

@@ -41,6 +41,8 @@ pub enum Error {
     Interrupted,
     /// There is no such request: it was never made, or its answer was collected before.
     NoSuchRequest,
+    /// What was asked for cannot be.
+    Invalid(&'static str),
     /// A request that this queue can never hold.
     TooLarge,
     /// All of the ring is in use.
@@ -57,6 +59,7 @@ impl fmt::Display for Error {
             Self::TimedOut => f.write_str("the device did not answer in time"),
             Self::Interrupted => f.write_str("interrupted"),
             Self::NoSuchRequest => f.write_str("no such request is out, or its answer was collected"),
+            Self::Invalid(text) => f.write_str(text),
             Self::TooLarge => f.write_str("the request needs more descriptors than the queue has"),
             Self::Full => f.write_str("the queue is full: collect completions first"),
         }

@@ -58,5 +58,7 @@ def open_driver_end(
     place, in_band = parse_place(spec)
     if not timeout > 0:
         raise ConfigurationError(f"a timeout of {timeout:g} seconds")
+    if not reconnect >= 0:
+        raise ConfigurationError(f"{reconnect:g} seconds to reconnect")
     memory = SharedMemory(memory_size, huge_pages=huge_pages, domain=domain_of(iommu))
     return VhostUserDriverEnd(place, timeout=timeout, memory=memory, in_band=in_band, reconnect=reconnect)
