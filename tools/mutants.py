@@ -124,21 +124,25 @@ MUTANTS = [
     Mutant(
         "packed event: its wrap counter ignored",
         "ring/packed_layout.rs",
-        "let lap = if event.wrap == new.wrap { 0 } else { size };",
+        "let lap = if event.wrap() == new.wrap() { 0 } else { size };",
         "let lap = 0;",
         SEQUENCES,
     ),
     Mutant(
-        "the wrap counter stays", "ring/packed_layout.rs", "wrap: !self.wrap,", "wrap: self.wrap,", SEQUENCES
+        "the wrap counter stays",
+        "ring/packed_layout.rs",
+        "available: self.available ^ (AVAIL | USED),",
+        "available: self.available,",
+        SEQUENCES,
     ),
     Mutant(
-        "wraps one too late", "ring/packed_layout.rs", "if offset >= size {", "if offset > size {", SEQUENCES
+        "wraps one too late", "ring/packed_layout.rs", "if offset < size {", "if offset <= size {", SEQUENCES
     ),
     Mutant(
         "used flags of the second lap",
         "ring/packed_layout.rs",
-        "if self.wrap { AVAIL | USED } else { 0 }",
-        "if self.wrap { AVAIL | USED } else { USED }",
+        "(self.available & AVAIL) + ((self.available & AVAIL) << 8)",
+        "(self.available & AVAIL) + USED",
         SEQUENCES,
     ),
     Mutant(
@@ -157,7 +161,7 @@ MUTANTS = [
     ),
     Mutant(
         "a head taken twice",
-        "ring/split.rs",
+        "ring/split_walk.rs",
         "Some(state) if state & HELD != 0 => {",
         "Some(state) if state & HELD == 1 => {",
         SPLIT,
@@ -165,16 +169,73 @@ MUTANTS = [
     Mutant(
         "more packed descriptors out than there are",
         "ring/packed_walk.rs",
-        "if self.busy + u32::from(token.slots) > self.config.size {",
-        "if self.busy + u32::from(token.slots) > u32::MAX - 1 {",
+        "if self.busy + u32::from(token.slots()) > self.config.size {",
+        "if self.busy + u32::from(token.slots()) > u32::MAX - 1 {",
         PACKED,
     ),
     Mutant(
         "a packed list not available as a whole",
         "ring/packed_walk.rs",
-        "if !head.available_at(at) {",
-        "if !head.available_at(at) && slots == 0 {",
+        "if !head.available_at(at) {\n                return Err(",
+        "if !head.available_at(at) && slots == 0 {\n                return Err(",
         PACKED,
+    ),
+    Mutant(
+        "the same where lists are as they mostly are",
+        "ring/packed_walk.rs",
+        "if !head.available_at(at) {\n                return false;",
+        "if !head.available_at(at) && size == 0 {\n                return false;",
+        PACKED,
+    ),
+    Mutant(
+        "more packed descriptors out than there are, one by one",
+        "ring/packed_walk.rs",
+        "let limit = max.min((size - self.busy) as usize).min(batch.room());",
+        "let limit = max.min(batch.room());",
+        PACKED,
+    ),
+    Mutant(
+        "a buffer id in use, one by one",
+        "ring/packed_walk.rs",
+        "                Some(held) if held.slots == 0 => held,",
+        "                Some(held) => held,",
+        PACKED,
+    ),
+    Mutant(
+        "a head taken twice where chains are as they mostly are",
+        "ring/split_walk.rs",
+        "        if self\n            .state\n            .get(usize::from(head))\n"
+        "            .is_none_or(|state| state & HELD != 0)\n        {\n            return false;",
+        "        if usize::from(head) >= self.state.len() {\n            return false;",
+        SPLIT,
+    ),
+    Mutant(
+        "readable behind writable where chains are as they mostly are",
+        "ring/walk.rs",
+        "            if !write {\n                return false;\n            }\n",
+        "",
+        SPLIT,
+    ),
+    Mutant(
+        "longer than 2^32 bytes where chains are as they mostly are",
+        "ring/walk.rs",
+        "(self.readable_len + self.len <= 1 << 32)",
+        "(self.readable_len + self.len <= 1 << 62)",
+        SPLIT,
+    ),
+    Mutant(
+        "a younger chain told before its turn",
+        "ring/order.rs",
+        "&& self.early == 0\n",
+        "\n",
+        SEQUENCES,
+    ),
+    Mutant(
+        "the used index is not looked at again",
+        "ring/split_driver.rs",
+        "if usize::from(ready) < max {",
+        "if ready == 0 && max > 1 {",
+        SEQUENCES,
     ),
     Mutant(
         "a packed restart forgets that it was quiet",
@@ -269,6 +330,8 @@ def copy() -> Path:
         else:
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("target", "proptest-regressions"))
+    # The copies are as old as the originals: older than what was compiled last, which was a mutant.
+    (tree / "crates/virtqueue/src/lib.rs").touch()
     return tree
 
 

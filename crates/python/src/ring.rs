@@ -82,14 +82,14 @@ impl RingDevice {
         let buffers =
             |segments: &[Segment]| -> Buffers { segments.iter().map(|s| (s.guest, s.len)).collect() };
         let chains = batch.iter().map(|chain| {
-            let Token { id, slots } = chain.token;
+            let (id, slots) = (chain.token.id(), chain.token.slots());
             (id, slots, buffers(chain.readable), buffers(chain.writable))
         });
         Ok(chains.collect())
     }
 
     fn complete(&self, head: u16, slots: u16, written: u32) -> PyResult<()> {
-        let token = Token { id: head, slots };
+        let token = Token::new(head, slots);
         let ring = &mut lock(&self.state).0;
         ring.complete(&self.memory.snapshot(), token, written)
             .map_err(raise)

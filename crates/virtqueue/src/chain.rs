@@ -2,6 +2,8 @@
 
 use crate::fault::{Fault, Rule};
 use crate::memory::{Snapshot, Wanted};
+use std::iter::Zip;
+use std::slice::IterMut;
 use std::sync::Arc;
 use vm_memory::VolatileSlice;
 
@@ -9,12 +11,30 @@ use vm_memory::VolatileSlice;
 ///
 /// Split: the head's index. Packed: the buffer id and how many descriptors the
 /// chain occupies in the ring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Token {
+///
+/// Both are kept in one word. What is written in one piece can be read back at once; of two halves written one by
+/// one, a read of both has to wait until they have left the processor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Token(u32);
+
+impl Token {
+    /// A head or id, and the number of slots.
+    #[inline]
+    pub const fn new(id: u16, slots: u16) -> Self {
+        Self(id as u32 | (slots as u32) << 16)
+    }
+
     /// Head index (split) or buffer id (packed).
-    pub id: u16,
+    #[inline]
+    pub const fn id(self) -> u16 {
+        self.0 as u16
+    }
+
     /// Ring slots to skip on completion (packed); 1 for split.
-    pub slots: u16,
+    #[inline]
+    pub const fn slots(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
 }
 
 /// One contiguous piece of a buffer in host memory.
@@ -29,6 +49,17 @@ pub struct Segment {
     pub guest: u64,
     /// Length in bytes, never 0.
     pub len: u32,
+}
+
+impl Default for Segment {
+    /// No memory.
+    fn default() -> Self {
+        Self {
+            host: std::ptr::null_mut(),
+            guest: 0,
+            len: 0,
+        }
+    }
 }
 
 // SAFETY: a Segment is an address and a length; whoever dereferences it holds
@@ -94,7 +125,7 @@ fn each_piece(segments: &[Segment], offset: u64, size: usize, mut piece: impl Fn
     }
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Entry {
     token: Token,
     first: u32,
@@ -104,12 +135,23 @@ struct Entry {
     writable_len: u64,
 }
 
+/// A batch is full when it has so many segments, however few chains those are.
+const FULL: usize = 4096;
+
+/// Chains, and segments, that there is space for from the start.
+const ROOM: usize = 64;
+
 /// Chains taken at once. Reused from batch to batch: nothing is allocated per
 /// chain once it has grown to its working size.
 #[derive(Debug, Default)]
 pub struct Batch {
+    /// Space for chains, of which the first `chains` count. So a ring can fill in one after another without asking each time
+    /// whether there is room.
     entries: Vec<Entry>,
+    chains: usize,
+    /// The same for segments, of which `filled` count, `open` of them in finished chains.
     segments: Vec<Segment>,
+    filled: usize,
     open: usize,
     /// What the chain behind the last one lacks, if the front end is to be asked for it.
     missing: Vec<Wanted>,
@@ -126,10 +168,11 @@ impl Clone for Batch {
 
     /// Copies the finished chains and keeps the space: for handlers that hold chains longer than a call.
     fn clone_from(&mut self, other: &Self) {
-        self.entries.clone_from(&other.entries);
+        self.entries.clear();
+        self.entries.extend_from_slice(&other.entries[..other.chains]);
         self.segments.clear();
         self.segments.extend_from_slice(&other.segments[..other.open]);
-        self.open = other.open;
+        (self.chains, self.filled, self.open) = (other.chains, other.open, other.open);
         self.memory.clone_from(&other.memory);
     }
 }
@@ -138,6 +181,10 @@ impl Batch {
     /// Says which memory the next chains lie in; forgets those of before.
     pub fn attach(&mut self, memory: &Arc<Snapshot>) {
         self.clear();
+        if self.entries.is_empty() {
+            self.more_entries(ROOM);
+            self.more_segments(ROOM);
+        }
         self.memory = Some(memory.clone());
     }
 
@@ -163,104 +210,148 @@ impl Batch {
     /// Segments of all chains.
     #[inline]
     pub(crate) fn segment_count(&self) -> usize {
-        self.segments.len()
+        self.filled
+    }
+
+    /// Segments that may be added before it is full.
+    #[inline]
+    pub(crate) fn room(&self) -> usize {
+        FULL.saturating_sub(self.filled)
     }
 
     /// Becomes a copy of some of another batch's chains.
     pub(crate) fn copy_range(&mut self, other: &Self, range: std::ops::Range<usize>) {
         self.clear();
         self.memory.clone_from(&other.memory);
-        for entry in &other.entries[range] {
-            let first = entry.first as usize;
-            let count = (entry.readable + entry.writable) as usize;
-            self.entries.push(Entry {
-                first: self.segments.len() as u32,
-                ..*entry
-            });
-            self.segments
-                .extend_from_slice(&other.segments[first..first + count]);
+        for chain in range.filter_map(|index| other.get(index)) {
+            let parts = chain.readable.iter().chain(chain.writable);
+            parts.for_each(|segment| self.push_segment(*segment));
+            let lengths = (chain.readable_len, chain.writable_len);
+            self.finish_chain(chain.token, chain.readable.len(), lengths);
         }
-        self.open = self.segments.len();
     }
 
     /// Forgets all chains and keeps the space.
     pub fn clear(&mut self) {
-        self.entries.clear();
-        self.segments.clear();
-        self.open = 0;
+        (self.chains, self.filled, self.open) = (0, 0, 0);
         self.missing.clear();
     }
 
     /// Number of chains.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.chains
     }
 
     /// Whether there is no chain.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.chains == 0
     }
 
     /// The chain at `index`, in the order in which the driver made them available.
     pub fn get(&self, index: usize) -> Option<Chain<'_>> {
-        let entry = self.entries.get(index)?;
+        self.entries[..self.chains]
+            .get(index)
+            .map(|entry| self.chain(entry))
+    }
+
+    #[inline]
+    fn chain(&self, entry: &Entry) -> Chain<'_> {
         let first = entry.first as usize;
         let middle = first + entry.readable as usize;
-        Some(Chain {
+        Chain {
             token: entry.token,
             readable: &self.segments[first..middle],
             writable: &self.segments[middle..middle + entry.writable as usize],
             readable_len: entry.readable_len,
             writable_len: entry.writable_len,
-        })
+        }
     }
 
     /// All chains in order.
     pub fn iter(&self) -> impl Iterator<Item = Chain<'_>> {
-        (0..self.len()).filter_map(|index| self.get(index))
+        self.entries[..self.chains].iter().map(|entry| self.chain(entry))
     }
 
     /// A ring adds the segments of a chain in order, all device-readable ones first.
     #[inline]
     pub(crate) fn push_segment(&mut self, segment: Segment) {
-        self.segments.push(segment);
+        if self.filled == self.segments.len() {
+            self.more_segments(1);
+        }
+        self.segments[self.filled] = segment;
+        self.filled += 1;
+    }
+
+    /// Places for the segments of the next chain, as many as there are, at most `count`; none is open.
+    #[inline(always)]
+    pub(crate) fn places(&mut self, count: usize) -> IterMut<'_, Segment> {
+        let places = self.segments.get_mut(self.filled..).unwrap_or_default();
+        let count = places.len().min(count);
+        places[..count].iter_mut()
+    }
+
+    /// Ends a chain of so many segments, of which `readable` are device-readable, that were put in `places`.
+    #[inline(always)]
+    pub(crate) fn finish_placed(&mut self, token: Token, count: usize, readable: usize, lengths: (u64, u64)) {
+        self.filled += count;
+        self.finish_chain(token, readable, lengths);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn more_segments(&mut self, count: usize) {
+        let needed = (self.filled + count).max(2 * self.segments.len());
+        self.segments.resize(needed.max(ROOM), Segment::default());
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn more_entries(&mut self, count: usize) {
+        let needed = (self.chains + count).max(2 * self.entries.len());
+        self.entries.resize(needed.max(ROOM), Entry::default());
     }
 
     /// Number of segments pushed since the last finished chain.
     #[inline]
     pub(crate) fn open_segments(&self) -> usize {
-        self.segments.len() - self.open
+        self.filled - self.open
     }
 
     /// Ends the chain whose segments were pushed; the first `readable` of them
     /// are device-readable.
     #[inline]
     pub(crate) fn finish_chain(&mut self, token: Token, readable: usize, lengths: (u64, u64)) {
-        self.entries.push(Entry {
+        if self.chains == self.entries.len() {
+            self.more_entries(1);
+        }
+        self.entries[self.chains] = Entry {
             token,
             first: self.open as u32,
             readable: readable as u32,
-            writable: (self.segments.len() - self.open - readable) as u32,
+            writable: (self.filled - self.open - readable) as u32,
             readable_len: lengths.0,
             writable_len: lengths.1,
-        });
-        self.open = self.segments.len();
+        };
+        self.chains += 1;
+        self.open = self.filled;
     }
 
-    /// A whole chain of one segment.
+    /// Where the next chains of one segment each go, as many as there is space for; none is open.
     #[inline(always)]
-    pub(crate) fn push_single(&mut self, token: Token, segment: Segment, write: bool) {
-        let len = u64::from(segment.len);
-        self.entries.push(Entry {
-            token,
-            first: self.open as u32,
-            readable: u32::from(!write),
-            writable: u32::from(write),
-            readable_len: if write { 0 } else { len },
-            writable_len: if write { len } else { 0 },
-        });
-        self.segments.push(segment);
-        self.open += 1;
+    pub(crate) fn singles(&mut self) -> Singles<'_> {
+        let first = self.filled as u32;
+        let entries = self.entries.get_mut(self.chains..).unwrap_or_default();
+        let segments = self.segments.get_mut(self.filled..).unwrap_or_default();
+        let places = entries.iter_mut().zip(segments);
+        Singles { places, first }
+    }
+
+    /// So many were filled in.
+    #[inline(always)]
+    pub(crate) fn filled_singles(&mut self, count: usize) {
+        self.chains += count;
+        self.filled += count;
+        self.open = self.filled;
     }
 
     /// The next chain needs a translation that is not known.
@@ -283,6 +374,53 @@ impl Batch {
 
     /// Drops the segments of a chain that turned out to be malformed.
     pub(crate) fn abandon_chain(&mut self) {
-        self.segments.truncate(self.open);
+        self.filled = self.open;
+    }
+}
+
+/// Places for chains of one segment each, see [`Batch::singles`].
+pub(crate) struct Singles<'a> {
+    places: Zip<IterMut<'a, Entry>, IterMut<'a, Segment>>,
+    /// Index of the next segment.
+    first: u32,
+}
+
+impl<'a> Singles<'a> {
+    /// The next place, if there is one.
+    #[inline(always)]
+    pub(crate) fn next(&mut self) -> Option<Single<'a>> {
+        let (entry, segment) = self.places.next()?;
+        let first = self.first;
+        self.first += 1;
+        Some(Single {
+            entry,
+            segment,
+            first,
+        })
+    }
+}
+
+/// A place for a chain of one segment.
+pub(crate) struct Single<'a> {
+    entry: &'a mut Entry,
+    segment: &'a mut Segment,
+    first: u32,
+}
+
+impl Single<'_> {
+    #[inline(always)]
+    pub(crate) fn fill(self, token: Token, segment: Segment, write: bool) {
+        let len = u64::from(segment.len);
+        // All bits set, or none: no branch that depends on the driver's pattern.
+        let writable_len = len & u64::from(write).wrapping_neg();
+        *self.entry = Entry {
+            token,
+            first: self.first,
+            readable: u32::from(!write),
+            writable: u32::from(write),
+            readable_len: len - writable_len,
+            writable_len,
+        };
+        *self.segment = segment;
     }
 }

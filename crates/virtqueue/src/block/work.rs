@@ -38,7 +38,7 @@ unsafe impl Send for Work {}
 impl Default for Work {
     fn default() -> Self {
         Self {
-            token: Token { id: 0, slots: 0 },
+            token: Token::new(0, 0),
             status: std::ptr::null_mut(),
             status_guest: 0,
             data_in: 0,

@@ -43,6 +43,12 @@ impl Access {
         self.0 & other.0 == other.0
     }
 
+    /// Whether it allows to write, or else to read: the same as `allows` of `to`.
+    #[inline]
+    pub(super) const fn allows_one(self, write: bool) -> bool {
+        self.0 >> (write as u8) & 1 != 0
+    }
+
     /// What is in both.
     pub(super) const fn and(self, other: Self) -> Self {
         Self(self.0 & other.0)

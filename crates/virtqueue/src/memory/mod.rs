@@ -28,8 +28,8 @@ pub use joined::Joined;
 pub use mapping::Mapping;
 pub use misses::{Asked, Miss, Wanted};
 pub use quiesce::{Reader, Strike, Wake};
-pub(crate) use snapshot::Nearby;
 pub use snapshot::{Contiguous, Region, Snapshot, Space, View};
+pub(crate) use snapshot::{Near, Nearby};
 
 /// Learns which bytes of guest memory the device has written.
 ///

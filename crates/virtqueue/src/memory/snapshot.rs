@@ -92,6 +92,32 @@ unsafe impl Sync for Extent {}
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Nearby(u32);
 
+/// A region as guest addresses see it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Near<'a>(&'a Extent);
+
+impl Near<'_> {
+    /// The host address of a range that lies in it and may be accessed so, and is not empty.
+    #[inline(always)]
+    pub(crate) fn host(self, address: u64, size: u32, write: bool) -> Option<*mut u8> {
+        let Self(extent) = self;
+        let offset = address.wrapping_sub(extent.start);
+        // A size of 0 wraps around, and so fits nowhere.
+        let fits = offset < extent.size && u64::from(size).wrapping_sub(1) < extent.size - offset;
+        (fits && extent.access.allows_one(write)).then(|| extent.host.wrapping_add(offset as usize))
+    }
+
+    /// The same as a segment.
+    #[inline(always)]
+    pub(crate) fn segment(self, address: u64, size: u32, write: bool) -> Option<Segment> {
+        self.host(address, size, write).map(|host| Segment {
+            host,
+            guest: address,
+            len: size,
+        })
+    }
+}
+
 /// A range of guest memory in one piece of host memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Contiguous {
@@ -353,23 +379,10 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Resolves a buffer that lies in the region which was hit last.
+    /// Where the next look-up looks first, if there is anything.
     #[inline(always)]
-    pub(crate) fn segment_nearby(
-        &self,
-        nearby: Nearby,
-        address: u64,
-        size: u32,
-        write: bool,
-    ) -> Option<Segment> {
-        let extent = self.guest.get(nearby.0 as usize)?;
-        let offset = address.wrapping_sub(extent.start);
-        let fits = offset < extent.size && u64::from(size) <= extent.size - offset;
-        (fits && size > 0 && extent.access.allows(Access::to(write))).then(|| Segment {
-            host: extent.host.wrapping_add(offset as usize),
-            guest: address,
-            len: size,
-        })
+    pub(crate) fn near(&self, nearby: Nearby) -> Option<Near<'_>> {
+        self.guest.get(nearby.0 as usize).map(Near)
     }
 
     /// Resolves a buffer of a descriptor: adds a segment for each piece of host memory to the
@@ -383,7 +396,8 @@ impl Snapshot {
         write: bool,
         batch: &mut Batch,
     ) -> Result<(), AccessError> {
-        if let Some(segment) = self.segment_nearby(*nearby, address, size, write) {
+        let found = self.near(*nearby);
+        if let Some(segment) = found.and_then(|near| near.segment(address, size, write)) {
             batch.push_segment(segment);
             return Ok(());
         }

@@ -49,7 +49,7 @@ fn segments(
     let mut batch = Batch::default();
     batch.attach(snapshot);
     snapshot.segments(&mut Nearby::default(), address, size, write, &mut batch)?;
-    batch.finish_chain(Token { id: 0, slots: 1 }, 0, (0, 0));
+    batch.finish_chain(Token::new(0, 1), 0, (0, 0));
     Ok(batch
         .get(0)
         .unwrap()

@@ -10,11 +10,13 @@ mod packed;
 mod packed_driver;
 mod packed_layout;
 mod packed_log;
+mod packed_used;
 mod packed_walk;
 mod policy;
 mod split;
 mod split_driver;
 mod split_layout;
+mod split_used;
 mod split_walk;
 #[cfg(test)]
 mod tests;

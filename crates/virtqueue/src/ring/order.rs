@@ -23,9 +23,9 @@ pub(super) const fn room(readable: u64, writable: u64) -> u64 {
 #[derive(Clone, Copy, Debug, Default)]
 struct Entry {
     room: u64,
+    token: Token,
+    /// Of one that is complete.
     written: u32,
-    id: u16,
-    slots: u16,
     /// The driver may hear of this chain only once this many younger ones are complete, too.
     tied: u16,
     complete: bool,
@@ -39,8 +39,20 @@ pub(super) struct Order {
     /// The oldest chain that is not in `group`, and where the next one goes.
     oldest: u32,
     next: u32,
+    /// Chains that are complete and not in `group`.
+    early: u32,
     /// Complete chains that the next used entry stands for.
     group: Group,
+}
+
+/// What came of a completion.
+pub(super) enum InTurn {
+    /// It was not the turn of this chain, or others wait behind it: nothing was done.
+    No,
+    /// It is in the group that grows.
+    Gathered,
+    /// A used entry is to be written.
+    Told(Group),
 }
 
 /// Chains that one used entry stands for.
@@ -64,14 +76,9 @@ impl Order {
             self.grow();
         }
         let at = self.at(self.next);
-        self.entries[at] = Entry {
-            room,
-            written: 0,
-            id: token.id,
-            slots: token.slots,
-            tied: 0,
-            complete: false,
-        };
+        let entry = &mut self.entries[at];
+        (entry.room, entry.token) = (room, token);
+        (entry.tied, entry.complete) = (0, false);
         self.next = self.next.wrapping_add(1);
     }
 
@@ -100,13 +107,56 @@ impl Order {
         while number != self.next {
             let at = self.at(number);
             let entry = &mut self.entries[at];
-            if entry.id == id && !entry.complete {
+            if entry.token.id() == id && !entry.complete {
                 entry.written = written;
                 entry.complete = true;
+                self.early += 1;
                 return;
             }
             number = number.wrapping_add(1);
         }
+    }
+
+    /// A chain is complete; does all there is to do if it is the oldest and no other waits, as it is where the handler keeps
+    /// the order itself.
+    #[inline(always)]
+    pub(super) fn completed_in_turn(&mut self, id: u16, written: u32) -> InTurn {
+        let at = self.oldest as usize & self.entries.len().wrapping_sub(1);
+        let (room, token) = match self.entries.get(at) {
+            Some(entry)
+                if entry.token.id() == id
+                    && entry.tied == 0
+                    && self.early == 0
+                    && self.oldest != self.next =>
+            {
+                (entry.room, entry.token)
+            }
+            _ => return InTurn::No,
+        };
+        self.oldest = self.oldest.wrapping_add(1);
+        self.gather(token, written);
+        if u64::from(written) == room {
+            InTurn::Gathered
+        } else {
+            InTurn::Told(std::mem::take(&mut self.group))
+        }
+    }
+
+    /// The oldest chain joins the group.
+    #[inline(always)]
+    fn gather(&mut self, token: Token, written: u32) {
+        self.group = Group {
+            id: token.id(),
+            slots: self.group.slots + token.slots(),
+            chains: self.group.chains + 1,
+            written,
+        };
+    }
+
+    /// The group that was gathered, if it is time to tell the driver and nothing else can be told.
+    #[inline(always)]
+    pub(super) fn tell_gathered(&mut self) -> Option<Group> {
+        (self.group.chains > 0).then(|| std::mem::take(&mut self.group))
     }
 
     /// The driver is to hear of all these chains, which are out, at once.
@@ -116,7 +166,7 @@ impl Order {
         let mut number = self.oldest;
         while number != self.next && missing > 0 {
             let entry = &self.entries[self.at(number)];
-            if !entry.complete && chains.iter().any(|(token, _)| token.id == entry.id) {
+            if !entry.complete && chains.iter().any(|(token, _)| token.id() == entry.token.id()) {
                 first.get_or_insert(number);
                 last = number;
                 missing -= 1;
@@ -162,8 +212,7 @@ impl Order {
             let Entry {
                 room,
                 written,
-                id,
-                slots,
+                token,
                 tied,
                 complete,
             } = self.entries[self.at(self.oldest)];
@@ -171,12 +220,8 @@ impl Order {
                 break;
             }
             self.oldest = self.oldest.wrapping_add(1);
-            self.group = Group {
-                id,
-                slots: self.group.slots + slots,
-                chains: self.group.chains + 1,
-                written,
-            };
+            self.early -= 1;
+            self.gather(token, written);
             if u64::from(written) != room {
                 return Some(std::mem::take(&mut self.group));
             }

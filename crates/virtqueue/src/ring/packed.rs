@@ -4,18 +4,14 @@ use super::areas::{self, Scattered};
 use super::barriers::Barriers;
 use super::inflight::{self, PackedTracking};
 use super::order::Order;
-use super::packed_layout::{self as layout, Head, Parts, Position};
+use super::packed_layout::{self as layout, Parts, Position};
 use super::packed_log::Log;
-use super::split_layout::WRITE;
 use super::wakeup::{self, PackedWords};
 use super::{Config, ConfigError, DeviceRing, MAX_SIZE, feature};
 use crate::chain::{Batch, Token};
 use crate::fault::{Fault, Rule};
 use crate::memory::{Nearby, Snapshot};
 use std::sync::atomic::Ordering;
-
-/// A batch is full when it has so many segments, however few chains those are.
-const BATCH_SEGMENTS: usize = 4096;
 
 /// What is known of a buffer id.
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,7 +28,7 @@ pub(super) struct Held {
 #[derive(Debug)]
 pub struct PackedRing {
     pub(super) config: Config,
-    barriers: Barriers,
+    pub(super) barriers: Barriers,
     event_idx: bool,
     pub(super) indirect: bool,
     /// With VIRTIO_F_IN_ORDER: completions wait here until it is their turn.
@@ -42,25 +38,32 @@ pub struct PackedRing {
     /// The three parts, where they lie scattered.
     joined: Scattered,
     mapped: u64,
+    /// The same where chains may be taken and completed plainly (`plainly`), else 0.
+    plain: u64,
     /// Whether the device's event suppression has been read, once.
     started: bool,
-    ring_guest: u64,
+    pub(super) ring_guest: u64,
     event_guest: u64,
     /// The next descriptor to take, and the next to use.
     pub(super) next: Position,
-    used: Position,
-    /// The first used descriptor that the driver does not see yet; all behind it are written.
-    withheld: Option<(u16, Head)>,
+    pub(super) used: Position,
+    /// The first used descriptor that the driver does not see yet, as a word; all behind it are written.
+    pub(super) withheld: Option<(u16, u64)>,
     /// Descriptors that `used` has moved by since the last `publish`.
-    moved: u32,
+    pub(super) moved: u32,
     quiet: bool,
-    /// By buffer id; grows to the greatest id that the driver uses.
+    /// By buffer id; grows to the greatest id that the driver uses, which mostly is less than the size.
     pub(super) ids: Vec<Held>,
     pub(super) nearby: Nearby,
     pub(super) turn: u32,
-    pub(super) held: u32,
+    /// Chains completed, as a count that goes with `turn`.
+    pub(super) completed: u32,
     /// Descriptors taken for which no used descriptor has been written.
     pub(super) busy: u32,
+    /// The last chain was one buffer: so will the next one be.
+    pub(super) singly: bool,
+    /// Chains that came at once last time.
+    pub(super) burst: usize,
     pub(super) log: Log,
     /// With in-flight memory.
     pub(super) tracking: Option<Box<PackedTracking>>,
@@ -90,6 +93,7 @@ impl PackedRing {
             parts: None,
             joined: Default::default(),
             mapped: 0,
+            plain: 0,
             started: false,
             ring_guest: 0,
             event_guest: 0,
@@ -98,11 +102,14 @@ impl PackedRing {
             withheld: None,
             moved: 0,
             quiet: false,
-            ids: Vec::new(),
+            ids: vec![Held::default(); size.clamp(64, 256) as usize],
             nearby: Nearby::default(),
             turn: 0,
-            held: 0,
+            completed: 0,
             busy: 0,
+            singly: true,
+            // More than one, until it turns out otherwise.
+            burst: 2,
             log: Log::default(),
             tracking: None,
             broken: None,
@@ -118,9 +125,23 @@ impl PackedRing {
         Ok(self.parts)
     }
 
+    /// The parts, if they are mapped in `memory` and nobody is to be told beside the driver: there is neither
+    /// in-flight memory nor a dirty log, and no fault. One comparison says all of that.
+    #[inline(always)]
+    pub(super) fn plainly(&self, memory: &Snapshot) -> Option<Parts> {
+        if memory.generation() == self.plain {
+            self.parts
+        } else {
+            None
+        }
+    }
+
     #[cold]
+    #[inline(never)]
     fn resolve(&mut self, memory: &Snapshot) -> Result<(), Fault> {
         self.parts = None;
+        self.plain = 0;
+        self.nearby = Nearby::default();
         let size = self.config.size;
         let areas = layout::areas(&self.config);
         let found = areas::resolve(
@@ -151,90 +172,20 @@ impl PackedRing {
             (self.ring_guest, self.event_guest) = (ring.guest, device.guest);
         }
         self.mapped = memory.generation();
-        Ok(())
-    }
-
-    /// Writes a used descriptor for `slots` descriptors.
-    #[inline]
-    fn write_used(&mut self, memory: &Snapshot, parts: &Parts, id: u16, slots: u16, written: u32) {
-        let head = used_head(self.used, id, written);
-        if self.withheld.is_none() {
-            self.withheld = Some((self.used.offset, head));
-        } else {
-            // Behind a descriptor that the driver does not see yet, so neither does it see this one.
-            parts.set_head(self.used.offset, head, Ordering::Relaxed);
-        }
-        if let Some(log) = memory.dirty_log() {
-            log.mark(self.ring_guest + 16 * u64::from(self.used.offset) + 8, 8);
-        }
-        self.used = self.used.after(slots, self.config.size);
-        self.busy -= u32::from(slots);
-        self.moved += u32::from(slots);
-    }
-
-    #[inline]
-    fn complete_one(&mut self, memory: &Snapshot, token: Token, written: u32) -> Result<(), Fault> {
-        let Some(parts) = self.parts(memory)? else {
-            return Err(Fault::with(Rule::Address, || {
-                "completion while the ring is not mapped".to_owned()
-            }));
-        };
-        let held = match self.ids.get_mut(usize::from(token.id)) {
-            Some(held) if held.slots != 0 => std::mem::take(held),
-            _ => return Err(twice(token)),
-        };
-        self.held -= 1;
-        if memory.dirty_log().is_some() {
-            self.log
-                .written(memory, usize::from(token.id), held.logged, written);
-        }
-        match &mut self.order {
-            Some(order) => {
-                order.completed(token.id, written);
-                while let Some(group) = self.order.as_mut().and_then(|order| order.next_group(false)) {
-                    self.write_used(memory, &parts, group.id, group.slots, group.written);
-                }
-            }
-            None => self.write_used(memory, &parts, token.id, held.slots, written),
+        let told = self.tracking.is_some() || memory.dirty_log().is_some() || self.broken.is_some();
+        if self.parts.is_some() && !told {
+            self.plain = self.mapped;
         }
         Ok(())
-    }
-
-    /// Shows the driver all completions; returns the descriptors moved by, if there are any.
-    #[inline]
-    fn show(&mut self, memory: &Snapshot) -> Result<Option<(Parts, u32)>, Fault> {
-        let Some(parts) = self.parts(memory)? else {
-            return Ok(None);
-        };
-        while let Some(group) = self.order.as_mut().and_then(|order| order.next_group(true)) {
-            self.write_used(memory, &parts, group.id, group.slots, group.written);
-        }
-        let Some((offset, head)) = self.withheld.take() else {
-            return Ok(None);
-        };
-        if let Some(tracking) = &mut self.tracking {
-            tracking.publishing(self.used, self.moved);
-            #[cfg(test)]
-            if !tracking.lives_on() {
-                return Ok(None);
-            }
-        }
-        wakeup::show_head(&parts, &self.barriers, offset, head);
-        if let Some(tracking) = &mut self.tracking {
-            tracking.published(self.used);
-        }
-        if let Some(log) = memory.dirty_log() {
-            log.mark(self.ring_guest + 16 * u64::from(offset) + 8, 8);
-        }
-        Ok(Some((parts, std::mem::take(&mut self.moved))))
     }
 
     /// Whether a batch has no room for more.
     pub(super) fn is_full(&self, batch: &Batch) -> bool {
-        batch.segment_count() >= BATCH_SEGMENTS
+        batch.room() == 0
     }
 
     pub(super) fn fault(&mut self, fault: Fault) -> Fault {
+        self.plain = 0;
         self.broken = Some(fault.clone());
         fault
     }
@@ -246,89 +197,116 @@ impl PackedRing {
     }
 }
 
-impl DeviceRing for PackedRing {
-    fn map(&mut self, memory: &Snapshot) -> Result<bool, Fault> {
-        Ok(self.parts(memory)?.is_some())
-    }
-
-    fn take(&mut self, memory: &Snapshot, batch: &mut Batch, max: usize) -> Result<usize, Fault> {
-        if let Some(fault) = &self.broken {
-            return Err(fault.clone());
-        }
-        debug_assert!(batch.lies_in(memory));
-        if self.tracking.is_some() {
-            return self.take_tracked(memory, batch, max);
-        }
-        let Some(parts) = self.parts(memory)? else {
-            return Ok(0);
-        };
+impl PackedRing {
+    /// Takes chains as they mostly are in loops that look at nothing else, and others one by one.
+    #[inline(always)]
+    fn take_plainly(
+        &mut self,
+        parts: &Parts,
+        memory: &Snapshot,
+        batch: &mut Batch,
+        max: usize,
+    ) -> Result<usize, Fault> {
         let (first, busy) = (self.next, self.busy);
         let mut taken = 0;
         while taken < max {
-            let head = wakeup::look_at_head(&parts, &self.barriers, self.next.offset);
-            // A ring has no room for more, whatever its flags say: they may be flipped at any time.
-            let full = self.busy >= self.config.size;
-            if !head.available_at(self.next) || full || batch.segment_count() >= BATCH_SEGMENTS {
-                break;
-            }
-            if let Err(fault) = self.take_one(memory, &parts, batch, head) {
-                batch.abandon_chain();
-                if batch.waits_for_translations(&fault) {
-                    return Ok(taken);
+            let Some(near) = memory.near(self.nearby) else {
+                return self.take_each(parts, memory, batch, max);
+            };
+            if self.singly && self.burst > 1 {
+                taken += self.take_singles(near, parts, batch, max - taken);
+                if taken == max {
+                    break;
                 }
-                let fault = self.fault(fault);
-                return if taken > 0 { Ok(taken) } else { Err(fault) };
+            }
+            let (count, head) = self.take_usual(memory, near, parts, batch, max - taken);
+            taken += count;
+            let Some(head) = head else {
+                break;
+            };
+            if let Err(fault) = self.take_any(memory, parts, batch, head) {
+                return self.refuse(batch, fault, taken);
             }
             taken += 1;
+        }
+        if taken > 0 {
+            self.burst = taken;
         }
         // Used descriptors will be written there. Not before: the driver may still have been at work on the lines.
         parts.claim_all(first, self.busy - busy);
         Ok(taken)
     }
 
+    /// The same where something is to be told of it.
+    fn take_each(
+        &mut self,
+        parts: &Parts,
+        memory: &Snapshot,
+        batch: &mut Batch,
+        max: usize,
+    ) -> Result<usize, Fault> {
+        let mut taken = 0;
+        // A ring has no room for more, whatever its flags say: they may be flipped at any time.
+        while taken < max && self.busy < self.config.size && !self.is_full(batch) {
+            let head = wakeup::look_at_head(parts, &self.barriers, self.next.offset);
+            if !head.available_at(self.next) {
+                break;
+            }
+            if let Err(fault) = self.take_any(memory, parts, batch, head) {
+                return self.refuse(batch, fault, taken);
+            }
+            taken += 1;
+        }
+        Ok(taken)
+    }
+
+    /// The same where something is to be told of it, or nothing can be taken.
+    #[inline(never)]
+    fn take_otherwise(&mut self, memory: &Snapshot, batch: &mut Batch, max: usize) -> Result<usize, Fault> {
+        if let Some(fault) = &self.broken {
+            return Err(fault.clone());
+        }
+        if self.tracking.is_some() {
+            return self.take_tracked(memory, batch, max);
+        }
+        match self.parts(memory)? {
+            Some(parts) => self.take_each(&parts, memory, batch, max),
+            None => Ok(0),
+        }
+    }
+
+    /// The chain behind `taken` others cannot be taken.
+    #[cold]
+    #[inline(never)]
+    fn refuse(&mut self, batch: &mut Batch, fault: Fault, taken: usize) -> Result<usize, Fault> {
+        batch.abandon_chain();
+        if batch.waits_for_translations(&fault) {
+            return Ok(taken);
+        }
+        let fault = self.fault(fault);
+        if taken > 0 { Ok(taken) } else { Err(fault) }
+    }
+}
+
+impl DeviceRing for PackedRing {
+    fn map(&mut self, memory: &Snapshot) -> Result<bool, Fault> {
+        Ok(self.parts(memory)?.is_some())
+    }
+
+    fn take(&mut self, memory: &Snapshot, batch: &mut Batch, max: usize) -> Result<usize, Fault> {
+        debug_assert!(batch.lies_in(memory));
+        match self.plainly(memory) {
+            Some(parts) => self.take_plainly(&parts, memory, batch, max),
+            None => self.take_otherwise(memory, batch, max),
+        }
+    }
+
     fn complete_all(&mut self, memory: &Snapshot, chains: &[(Token, u32)]) -> Result<(), Fault> {
-        let plain = self.order.is_none() && memory.dirty_log().is_none();
-        let parts = match self.parts(memory)? {
-            Some(parts) if plain => parts,
-            _ => {
-                for (token, written) in chains {
-                    self.complete_one(memory, *token, *written)?;
-                }
-                if let Some(tracking) = &mut self.tracking {
-                    tracking.complete(chains);
-                }
-                return Ok(());
-            }
-        };
-        let size = self.config.size;
-        let (mut used, mut moved) = (self.used, 0);
-        let mut result = Ok(());
-        for (token, written) in chains {
-            let slots = match self.ids.get_mut(usize::from(token.id)) {
-                Some(held) if held.slots != 0 => std::mem::take(&mut held.slots),
-                _ => {
-                    result = Err(twice(*token));
-                    break;
-                }
-            };
-            self.held -= 1;
-            let head = used_head(used, token.id, *written);
-            if self.withheld.is_none() {
-                self.withheld = Some((used.offset, head));
-            } else {
-                // Behind a descriptor that the driver does not see yet, so neither does it see this one.
-                parts.set_head(used.offset, head, Ordering::Relaxed);
-            }
-            used = used.after(slots, size);
-            moved += u32::from(slots);
+        match self.plainly(memory) {
+            Some(parts) if self.order.is_none() => self.complete_plainly(&parts, chains),
+            Some(parts) => self.complete_in_order(&parts, chains),
+            None => self.complete_otherwise(memory, chains),
         }
-        self.used = used;
-        self.busy -= moved;
-        self.moved += moved;
-        if let Some(tracking) = &mut self.tracking {
-            tracking.complete(chains);
-        }
-        result
     }
 
     #[inline]
@@ -399,7 +377,7 @@ impl DeviceRing for PackedRing {
             return 0;
         }
         // The descriptors say themselves whether they are available; this only counts them.
-        let lap = if next.wrap == self.next.wrap { 0 } else { size };
+        let lap = if next.wrap() == self.next.wrap() { 0 } else { size };
         let ahead = (u32::from(next.offset) + lap).wrapping_sub(u32::from(self.next.offset));
         if ahead > size { 0 } else { ahead }
     }
@@ -413,7 +391,7 @@ impl DeviceRing for PackedRing {
     }
 
     fn outstanding(&self) -> u32 {
-        self.held
+        self.turn.wrapping_sub(self.completed)
     }
 
     fn base(&self) -> u32 {
@@ -425,7 +403,7 @@ impl DeviceRing for PackedRing {
         if self.again() || self.tracking.is_some() {
             0
         } else {
-            self.held
+            self.outstanding()
         }
     }
 
@@ -440,24 +418,9 @@ impl PackedRing {
     fn again(&self) -> bool {
         let youngest = self.ids.iter().filter(|held| held.slots != 0).all(|held| {
             let age = self.turn.wrapping_sub(held.turn);
-            age <= self.held
+            age <= self.outstanding()
         });
         // In order, the driver has not heard of any behind the last used descriptor.
         youngest || self.order.is_some()
     }
-}
-
-/// A used descriptor at `position`.
-#[inline]
-fn used_head(position: Position, id: u16, written: u32) -> Head {
-    Head {
-        len: written,
-        id,
-        flags: position.used() | if written > 0 { WRITE } else { 0 },
-    }
-}
-
-#[cold]
-fn twice(token: Token) -> Fault {
-    Fault::new(Rule::Device, format!("chain {} completed twice", token.id))
 }

@@ -74,10 +74,7 @@ impl PackedDriver {
         }
         // SAFETY: resolved with these sizes, alignments and rights in `memory`, which is kept.
         let parts = unsafe { Parts::new(size, ring.host, driver.host, device.host) };
-        let start = Position {
-            offset: 0,
-            wrap: true,
-        };
+        let start = Position::new(0, true);
         Ok(Self {
             config: *config,
             memory,
@@ -130,10 +127,7 @@ impl PackedDriver {
     /// next descriptor not yet made available (2.8.16).
     pub fn notification(&self, identifier: u16) -> Notification {
         let next = match self.withheld {
-            Some((offset, head)) => Position {
-                offset,
-                wrap: head.flags & layout::AVAIL != 0,
-            },
+            Some((offset, head)) => Position::new(offset, head.flags & layout::AVAIL != 0),
             None => self.next,
         };
         Notification {
@@ -299,7 +293,9 @@ impl PackedDriver {
             }
             // Not this line, but the one that the next chain goes to.
             self.parts.claim(self.next);
-            self.parts.claim_ahead(self.seen, done, self.burst);
+            if done + usize::from(layout::AHEAD) < self.burst {
+                self.parts.claim_ahead(self.seen);
+            }
             let written = if head.flags & WRITE != 0 { head.len } else { 0 };
             if self.in_order {
                 done += self.take_back_until(head.id, written, &mut each)?;

@@ -25,7 +25,7 @@ pub(super) const EVENT_DESC: u16 = 2;
 const PER_LINE: u16 = (prefetch::LINE / 16) as u16;
 
 /// How far ahead of itself the driver fetches descriptors: four lines.
-const AHEAD: u16 = 16;
+pub(super) const AHEAD: u16 = 16;
 
 /// The same for free descriptors, which it is about to fill: two lines.
 const SOON: u16 = 8;
@@ -66,51 +66,64 @@ pub(super) fn areas(config: &Config) -> [Area; 3] {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Position {
     pub(super) offset: u16,
-    pub(super) wrap: bool,
+    /// The wrap counter in the form in which it is needed: the flags of a descriptor that is available here.
+    available: u16,
 }
 
 impl Position {
+    pub(super) const fn new(offset: u16, wrap: bool) -> Self {
+        let available = if wrap { AVAIL } else { USED };
+        Self { offset, available }
+    }
+
     /// Bit 15 is the wrap counter: as in event structures, notifications and vhost-user's bases.
     pub(super) const fn from_word(word: u16) -> Self {
-        Self {
-            offset: word & 0x7fff,
-            wrap: word >> 15 != 0,
-        }
+        Self::new(word & 0x7fff, word >> 15 != 0)
     }
 
     pub(super) const fn word(self) -> u16 {
-        self.offset | (self.wrap as u16) << 15
+        self.offset | (self.wrap() as u16) << 15
+    }
+
+    pub(super) const fn wrap(self) -> bool {
+        self.available == AVAIL
     }
 
     /// The place `slots` further on; `slots` is at most `size`.
-    #[inline]
-    pub(super) const fn after(self, slots: u16, size: u32) -> Self {
-        let offset = self.offset as u32 + slots as u32;
-        if offset >= size {
-            Self {
-                offset: (offset - size) as u16,
-                wrap: !self.wrap,
-            }
-        } else {
-            Self {
-                offset: offset as u16,
-                wrap: self.wrap,
-            }
+    #[inline(always)]
+    pub(super) fn after(self, slots: u16, size: u32) -> Self {
+        let offset = u32::from(self.offset) + u32::from(slots);
+        if offset < size {
+            let available = self.available;
+            let offset = offset as u16;
+            return Self { offset, available };
+        }
+        // Once a lap: a branch that is foreseen costs less than to compute both.
+        once_a_lap();
+        Self {
+            offset: (offset - size) as u16,
+            available: self.available ^ (AVAIL | USED),
         }
     }
 
     /// The two flags of a descriptor that is available here.
-    #[inline]
+    #[inline(always)]
     pub(super) const fn available(self) -> u16 {
-        if self.wrap { AVAIL } else { USED }
+        self.available
     }
 
     /// The two flags of a descriptor that is used here.
-    #[inline]
+    #[inline(always)]
     pub(super) const fn used(self) -> u16 {
-        if self.wrap { AVAIL | USED } else { 0 }
+        // As a sum: both flags, or none.
+        (self.available & AVAIL) + ((self.available & AVAIL) << 8)
     }
 }
+
+/// Says that what calls it is done seldom.
+#[cold]
+#[inline]
+fn once_a_lap() {}
 
 /// What a descriptor says beside its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,13 +225,10 @@ impl Parts {
         }
     }
 
-    /// At the `number`th of a burst that begins before `position`: fetches a later line, as far as
-    /// the burst is expected to go on.
-    #[inline]
-    pub(super) fn claim_ahead(&self, position: Position, number: usize, burst: usize) {
-        if number + usize::from(AHEAD) < burst {
-            self.claim(position.after(AHEAD, self.size));
-        }
+    /// In a burst that is expected to go on, behind `position`: fetches a later line.
+    #[inline(always)]
+    pub(super) fn claim_ahead(&self, position: Position) {
+        self.claim(position.after(AHEAD, self.size));
     }
 
     #[inline]
@@ -282,7 +292,7 @@ impl PackedWords for Parts {
 pub(super) const fn passed(event: Position, new: Position, moved: u32, size: u32) -> bool {
     // Distance from the event to the end of the move, in laps that the wrap counters tell apart. What
     // an event outside the ring means is not defined; whether it counts as passed does no harm to us.
-    let lap = if event.wrap == new.wrap { 0 } else { size };
+    let lap = if event.wrap() == new.wrap() { 0 } else { size };
     let distance = (new.offset as u32 + lap).wrapping_sub(event.offset as u32);
     distance.wrapping_sub(1) < moved
 }

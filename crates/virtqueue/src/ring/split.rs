@@ -3,7 +3,7 @@
 use super::areas::{self, Scattered};
 use super::barriers::{Barriers, Fences};
 use super::inflight::SplitTracking;
-use super::order::{self, Order};
+use super::order::Order;
 use super::split_layout::{self as layout, Parts};
 use super::wakeup::{self, SplitWords};
 use super::{Config, ConfigError, DeviceRing, MAX_SIZE, feature};
@@ -14,23 +14,23 @@ use std::sync::atomic::Ordering;
 
 /// Bit in `SplitRing::state`: the device has the chain.
 pub(super) const HELD: u32 = 1 << 16;
-/// A batch is full when it has so many segments, however few chains those are.
-const BATCH_SEGMENTS: usize = 4096;
 /// The device's end of a split virtqueue.
 #[derive(Debug)]
 pub struct SplitRing {
     pub(super) config: Config,
-    mask: u16,
-    barriers: Barriers,
+    pub(super) mask: u16,
+    pub(super) barriers: Barriers,
     event_idx: bool,
     pub(super) indirect: bool,
     /// With VIRTIO_F_IN_ORDER: completions wait here until it is their turn.
-    order: Option<Order>,
+    pub(super) order: Option<Order>,
     /// Where the three parts lie, in the snapshot of generation `mapped`.
     parts: Option<Parts>,
     /// The three parts, where they lie scattered.
     joined: Scattered,
     mapped: u64,
+    /// The same where chains may be taken and completed plainly (`plainly`), else 0.
+    plain: u64,
     /// Whether the used ring has been read, once, for where to continue.
     started: bool,
     /// The next available entry to take, and what `avail.idx` was when last read.
@@ -39,14 +39,14 @@ pub struct SplitRing {
     /// `available` comes from a notification and has not been used yet.
     pub(super) hinted: bool,
     /// The next used entry to write, and what `used.idx` says.
-    used: u16,
-    published: u16,
+    pub(super) used: u16,
+    pub(super) published: u16,
     /// `VIRTQ_USED_F_NO_NOTIFY` is set.
     quiet: bool,
     /// By head: the position at which it was taken, and whether it is held.
     pub(super) state: Box<[u32]>,
-    nearby: Nearby,
-    held: u32,
+    pub(super) nearby: Nearby,
+    pub(super) held: u32,
     /// With in-flight memory.
     pub(super) tracking: Option<Box<SplitTracking>>,
     broken: Option<Fault>,
@@ -72,6 +72,7 @@ impl SplitRing {
             parts: None,
             joined: Default::default(),
             mapped: 0,
+            plain: 0,
             started: false,
             next,
             available: next,
@@ -96,9 +97,23 @@ impl SplitRing {
         Ok(self.parts)
     }
 
+    /// The parts, if they are mapped in `memory` and nobody is to be told beside the driver: there is neither
+    /// in-flight memory nor a dirty log, and no fault. One comparison says all of that.
+    #[inline(always)]
+    pub(super) fn plainly(&self, memory: &Snapshot) -> Option<Parts> {
+        if memory.generation() == self.plain {
+            self.parts
+        } else {
+            None
+        }
+    }
+
     #[cold]
+    #[inline(never)]
     fn resolve(&mut self, memory: &Snapshot) -> Result<(), Fault> {
         self.parts = None;
+        self.plain = 0;
+        self.nearby = Nearby::default();
         let size = self.config.size;
         let areas = layout::areas(&self.config);
         let found = areas::resolve(&areas, &self.config, Rule::Alignment, memory, &mut self.joined)?;
@@ -126,90 +141,103 @@ impl SplitRing {
             self.parts = Some(parts);
         }
         self.mapped = memory.generation();
+        let told = self.tracking.is_some() || memory.dirty_log().is_some() || self.broken.is_some();
+        if self.parts.is_some() && !told {
+            self.plain = self.mapped;
+        }
         Ok(())
     }
 
-    /// Takes the chain that the driver put at `self.next`.
     #[inline(always)]
-    fn take_one(&mut self, memory: &Snapshot, parts: &Parts, batch: &mut Batch) -> Result<(), Fault> {
-        let head = parts.available_entry(self.next & self.mask);
-        let size = self.config.size;
-        match self.state.get(usize::from(head)) {
-            None => {
-                return Err(Fault::with(Rule::DescriptorIndex, || {
-                    format!("head {head}, queue size {size}")
-                }));
+    fn take_available(
+        &mut self,
+        parts: &Parts,
+        memory: &Snapshot,
+        batch: &mut Batch,
+        max: usize,
+    ) -> Result<usize, Fault> {
+        // The driver's line is looked at only when what it said last is not enough.
+        let mut ready = self.available.wrapping_sub(self.next);
+        if usize::from(ready) < max && !std::mem::take(&mut self.hinted) {
+            let index = wakeup::look_at_available(parts, &self.barriers);
+            ready = index.wrapping_sub(self.next);
+            if u32::from(ready) > self.config.size {
+                return Err(self.too_far(index));
             }
-            Some(state) if state & HELD != 0 => {
-                return Err(Fault::with(Rule::DescriptorIndex, || {
-                    format!("head {head} is in use already")
-                }));
+            self.available = index;
+        }
+        let wanted = usize::from(ready).min(max);
+        let mut near = memory.near(self.nearby);
+        for taken in 0..wanted {
+            if batch.room() == 0 {
+                return Ok(taken);
             }
-            Some(_) => {}
+            let head = parts.available_entry(self.next & self.mask);
+            if !near.is_some_and(|near| self.take_usual(memory, near, parts, batch, head)) {
+                if let Err(fault) = self.take_any(memory, parts, batch, head) {
+                    return self.refuse(batch, fault, taken);
+                }
+                near = memory.near(self.nearby);
+            }
         }
-        if self
-            .order
-            .as_ref()
-            .is_some_and(|order| order.len() >= size as usize)
-        {
-            // Chains that are complete, but not told of yet for the sake of their order, are not the
-            // driver's to offer again.
-            return Err(Fault::with(Rule::AvailableIndex, || {
-                format!("{size} chains are not used yet")
-            }));
+        Ok(wanted)
+    }
+
+    /// The same where something is to be told of it, or nothing can be taken.
+    #[inline(never)]
+    fn take_otherwise(&mut self, memory: &Snapshot, batch: &mut Batch, max: usize) -> Result<usize, Fault> {
+        if let Some(fault) = &self.broken {
+            return Err(fault.clone());
         }
-        let room = self.walk_from(memory, parts, batch, head)?;
-        self.book(head, room);
-        Ok(())
+        if self.tracking.is_some() {
+            return self.take_tracked(memory, batch, max);
+        }
+        match self.parts(memory)? {
+            Some(parts) => self.take_available(&parts, memory, batch, max),
+            None => Ok(0),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn too_far(&mut self, index: u16) -> Fault {
+        let detail = format!(
+            "idx {index}, device at {}, queue size {}",
+            self.next, self.config.size
+        );
+        self.fault(Fault::new(Rule::AvailableIndex, detail))
+    }
+
+    /// The chain behind `taken` others cannot be taken.
+    #[cold]
+    #[inline(never)]
+    fn refuse(&mut self, batch: &mut Batch, fault: Fault, taken: usize) -> Result<usize, Fault> {
+        batch.abandon_chain();
+        if batch.waits_for_translations(&fault) {
+            return Ok(taken);
+        }
+        let fault = self.fault(fault);
+        if taken > 0 { Ok(taken) } else { Err(fault) }
     }
 
     /// Whether a batch has no room for more.
     pub(super) fn is_full(&self, batch: &Batch) -> bool {
-        batch.segment_count() >= BATCH_SEGMENTS
+        batch.room() == 0
     }
 
     /// Books a chain that was taken at `self.next`.
     #[inline(always)]
     pub(super) fn book(&mut self, head: u16, room: u64) {
         if let Some(order) = &mut self.order {
-            order.taken(Token { id: head, slots: 1 }, room);
+            order.taken(Token::new(head, 1), room);
         }
         self.state[usize::from(head)] = HELD | u32::from(self.next);
         self.held += 1;
         self.next = self.next.wrapping_add(1);
     }
 
-    /// Walks the chain at `head`, which is less than the size, into `batch`; returns what [`order::room`] says.
-    #[inline(always)]
-    pub(super) fn walk_from(
-        &mut self,
-        memory: &Snapshot,
-        parts: &Parts,
-        batch: &mut Batch,
-        head: u16,
-    ) -> Result<u64, Fault> {
-        let descriptor = parts.descriptor(head);
-        if descriptor.flags & (layout::INDIRECT | layout::NEXT) == 0 {
-            // One buffer in one piece of memory, as most are: nothing to keep count of.
-            let write = descriptor.flags & layout::WRITE != 0;
-            let found = memory.segment_nearby(self.nearby, descriptor.addr, descriptor.len, write);
-            if let Some(segment) = found {
-                batch.push_single(Token { id: head, slots: 1 }, segment, write);
-                let len = u64::from(descriptor.len);
-                return Ok(if write { order::room(0, len) } else { 0 });
-            }
-        }
-        let mut nearby = self.nearby;
-        let room = if descriptor.flags & layout::INDIRECT != 0 {
-            self.walk_only_table(memory, &mut nearby, batch, head, descriptor)?
-        } else {
-            self.walk(memory, &mut nearby, parts, batch, head)?
-        };
-        self.nearby = nearby;
-        Ok(room)
-    }
-
     pub(super) fn fault(&mut self, fault: Fault) -> Fault {
+        self.plain = 0;
         self.broken = Some(fault.clone());
         fault
     }
@@ -221,45 +249,11 @@ impl DeviceRing for SplitRing {
     }
 
     fn take(&mut self, memory: &Snapshot, batch: &mut Batch, max: usize) -> Result<usize, Fault> {
-        if let Some(fault) = &self.broken {
-            return Err(fault.clone());
-        }
         debug_assert!(batch.lies_in(memory));
-        if self.tracking.is_some() {
-            return self.take_tracked(memory, batch, max);
+        match self.plainly(memory) {
+            Some(parts) => self.take_available(&parts, memory, batch, max),
+            None => self.take_otherwise(memory, batch, max),
         }
-        let Some(parts) = self.parts(memory)? else {
-            return Ok(0);
-        };
-        // The driver's line is looked at only when what it said last is not enough.
-        let mut ready = self.available.wrapping_sub(self.next);
-        if usize::from(ready) < max && !std::mem::take(&mut self.hinted) {
-            let index = wakeup::look_at_available(&parts, &self.barriers);
-            ready = index.wrapping_sub(self.next);
-            if u32::from(ready) > self.config.size {
-                let detail = format!(
-                    "idx {index}, device at {}, queue size {}",
-                    self.next, self.config.size
-                );
-                return Err(self.fault(Fault::new(Rule::AvailableIndex, detail)));
-            }
-            self.available = index;
-        }
-        let wanted = usize::from(ready).min(max);
-        for taken in 0..wanted {
-            if batch.segment_count() >= BATCH_SEGMENTS {
-                return Ok(taken);
-            }
-            if let Err(fault) = self.take_one(memory, &parts, batch) {
-                batch.abandon_chain();
-                if batch.waits_for_translations(&fault) {
-                    return Ok(taken);
-                }
-                let fault = self.fault(fault);
-                return if taken > 0 { Ok(taken) } else { Err(fault) };
-            }
-        }
-        Ok(wanted)
     }
 
     fn complete(&mut self, memory: &Snapshot, token: Token, written: u32) -> Result<(), Fault> {
@@ -267,13 +261,11 @@ impl DeviceRing for SplitRing {
     }
 
     fn complete_all(&mut self, memory: &Snapshot, chains: &[(Token, u32)]) -> Result<(), Fault> {
-        for (token, written) in chains {
-            self.complete_one(memory, *token, *written)?;
+        match self.plainly(memory) {
+            Some(parts) if self.order.is_none() => self.complete_plainly(&parts, chains),
+            Some(parts) => self.complete_in_order(&parts, chains),
+            None => self.complete_otherwise(memory, chains),
         }
-        if let Some(tracking) = &mut self.tracking {
-            tracking.complete(chains);
-        }
-        Ok(())
     }
 
     fn complete_together(&mut self, memory: &Snapshot, chains: &[(Token, u32)]) -> Result<(), Fault> {
@@ -393,80 +385,6 @@ impl SplitRing {
         ages.sort_unstable();
         // The youngest chain has age 1.
         (1..).zip(&ages).take_while(|(age, held)| age == *held).count() as u16
-    }
-
-    #[inline]
-    fn complete_one(&mut self, memory: &Snapshot, token: Token, written: u32) -> Result<(), Fault> {
-        let Some(parts) = self.parts(memory)? else {
-            return Err(Fault::with(Rule::Address, || {
-                "completion while the ring is not mapped".to_owned()
-            }));
-        };
-        match self.state.get_mut(usize::from(token.id)) {
-            Some(state) if *state & HELD != 0 => *state = 0,
-            _ => {
-                return Err(Fault::with(Rule::Device, || {
-                    format!("chain {} completed twice", token.id)
-                }));
-            }
-        }
-        self.held -= 1;
-        if memory.dirty_log().is_some() {
-            self.log_buffers(memory, &parts, token.id, written);
-        }
-        match &mut self.order {
-            Some(order) => {
-                order.completed(token.id, written);
-                while let Some(group) = self.order.as_mut().and_then(|order| order.next_group(false)) {
-                    self.write_used(memory, &parts, group.id, group.chains, group.written);
-                }
-            }
-            None => self.write_used(memory, &parts, token.id, 1, written),
-        }
-        Ok(())
-    }
-
-    /// Moves `used.idx` over all completions; returns what it was, if there are any.
-    #[inline]
-    fn show(&mut self, memory: &Snapshot) -> Result<Option<(Parts, u16)>, Fault> {
-        let Some(parts) = self.parts(memory)? else {
-            return Ok(None);
-        };
-        while let Some(group) = self.order.as_mut().and_then(|order| order.next_group(true)) {
-            self.write_used(memory, &parts, group.id, group.chains, group.written);
-        }
-        let (old, new) = (self.published, self.used);
-        if old == new {
-            return Ok(None);
-        }
-        if let Some(tracking) = &mut self.tracking {
-            tracking.publishing(new.wrapping_sub(old));
-            #[cfg(test)]
-            if !tracking.lives_on() {
-                return Ok(None);
-            }
-        }
-        wakeup::show_used(&parts, &self.barriers, new);
-        if let Some(tracking) = &mut self.tracking {
-            tracking.published(new);
-        }
-        if let Some(log) = memory.dirty_log() {
-            log.mark(parts.used_idx_guest(), 2);
-        }
-        self.published = new;
-        Ok(Some((parts, old)))
-    }
-
-    /// Writes a used entry that stands for `chains` chains.
-    #[inline]
-    fn write_used(&mut self, memory: &Snapshot, parts: &Parts, id: u16, chains: u16, written: u32) {
-        let slot = self.used & self.mask;
-        parts.set_used_entry(slot, u32::from(id), written);
-        // After the store: whoever copies a page because of its mark has to find it there.
-        if let Some(log) = memory.dirty_log() {
-            log.mark(parts.used_entry_guest(slot), layout::USED_ENTRY_SIZE);
-        }
-        self.used = self.used.wrapping_add(chains);
     }
 
     fn set_quiet(&mut self, memory: &Snapshot, parts: &Parts, quiet: bool) {

@@ -2,12 +2,127 @@
 
 use super::split::{HELD, SplitRing};
 use super::split_layout::{self as layout, Descriptor, Parts};
-use super::walk::{Table, Walk};
+use super::walk::{Table, Usual, Walk, Walked};
 use crate::chain::{Batch, Token};
 use crate::fault::{Fault, Rule};
-use crate::memory::{Nearby, Snapshot};
+use crate::memory::{Near, Nearby, Snapshot};
 
 impl SplitRing {
+    /// Takes the chain at `head`, which the driver put at `self.next`, if all of it is as it mostly is.
+    #[inline(always)]
+    pub(super) fn take_usual(
+        &mut self,
+        memory: &Snapshot,
+        near: Near<'_>,
+        parts: &Parts,
+        batch: &mut Batch,
+        head: u16,
+    ) -> bool {
+        let size = self.config.size;
+        if self
+            .state
+            .get(usize::from(head))
+            .is_none_or(|state| state & HELD != 0)
+        {
+            return false;
+        }
+        let descriptor = parts.descriptor(head);
+        let walked = if descriptor.flags & layout::INDIRECT == 0 {
+            let next = |index| (u32::from(index) < size).then(|| parts.descriptor(index));
+            usual_chain(Usual::new(near, batch, size), descriptor, next)
+        } else {
+            self.usual_table(memory, near, batch, descriptor)
+        };
+        let Some(walked) = walked else {
+            return false;
+        };
+        if self
+            .order
+            .as_ref()
+            .is_some_and(|order| order.len() >= size as usize)
+        {
+            return false;
+        }
+        self.book(head, walked.room());
+        walked.finish(batch, Token::new(head, 1));
+        true
+    }
+
+    #[inline(never)]
+    fn usual_table(
+        &self,
+        memory: &Snapshot,
+        near: Near<'_>,
+        batch: &mut Batch,
+        descriptor: Descriptor,
+    ) -> Option<Walked> {
+        if !self.indirect || descriptor.flags & layout::NEXT != 0 {
+            return None;
+        }
+        let table = Table::near(near, descriptor.addr, descriptor.len)?;
+        let first = table.entry(memory, 0).ok()?;
+        let next = |index| table.entry(memory, u32::from(index)).ok();
+        usual_chain(Usual::new(near, batch, self.config.size), first, next)
+    }
+
+    /// Takes the chain at `head`, which the driver put at `self.next`, whatever it is.
+    #[inline(never)]
+    pub(super) fn take_any(
+        &mut self,
+        memory: &Snapshot,
+        parts: &Parts,
+        batch: &mut Batch,
+        head: u16,
+    ) -> Result<(), Fault> {
+        let size = self.config.size;
+        match self.state.get(usize::from(head)) {
+            None => {
+                return Err(Fault::with(Rule::DescriptorIndex, || {
+                    format!("head {head}, queue size {size}")
+                }));
+            }
+            Some(state) if state & HELD != 0 => {
+                return Err(Fault::with(Rule::DescriptorIndex, || {
+                    format!("head {head} is in use already")
+                }));
+            }
+            Some(_) => {}
+        }
+        if self
+            .order
+            .as_ref()
+            .is_some_and(|order| order.len() >= size as usize)
+        {
+            // Chains that are complete, but not told of yet for the sake of their order, are not the
+            // driver's to offer again.
+            return Err(Fault::with(Rule::AvailableIndex, || {
+                format!("{size} chains are not used yet")
+            }));
+        }
+        let room = self.walk_from(memory, parts, batch, head)?;
+        self.book(head, room);
+        Ok(())
+    }
+
+    /// Walks the chain at `head`, which is less than the size, into `batch`; returns what [`Walk::room`] says.
+    fn walk_from(
+        &mut self,
+        memory: &Snapshot,
+        parts: &Parts,
+        batch: &mut Batch,
+        head: u16,
+    ) -> Result<u64, Fault> {
+        let descriptor = parts.descriptor(head);
+        let mut nearby = self.nearby;
+        let room = if descriptor.flags & layout::INDIRECT != 0 {
+            self.walk_only_table(memory, &mut nearby, batch, head, descriptor)?
+        } else {
+            self.walk(memory, &mut nearby, parts, batch, head)?
+        };
+        self.nearby = nearby;
+        Ok(room)
+    }
+
     /// Takes a chain that a predecessor had taken: whatever the available ring says by now.
     #[cold]
     pub(super) fn retake(&mut self, memory: &Snapshot, head: u16, batch: &mut Batch) -> Result<(), Fault> {
@@ -83,7 +198,7 @@ impl SplitRing {
             index = next;
         }
         let room = walk.room(batch)?;
-        walk.finish(batch, Token { id: head, slots: 1 });
+        walk.finish(batch, Token::new(head, 1));
         Ok(room)
     }
 
@@ -100,7 +215,7 @@ impl SplitRing {
         let mut walk = Walk::new(self.config.size);
         self.walk_table(memory, nearby, batch, &mut walk, &descriptor)?;
         let room = walk.room(batch)?;
-        walk.finish(batch, Token { id: head, slots: 1 });
+        walk.finish(batch, Token::new(head, 1));
         Ok(room)
     }
 
@@ -136,7 +251,7 @@ impl SplitRing {
             index = next;
         }
         let room = walk.room(batch)?;
-        walk.finish(batch, Token { id: head, slots: 1 });
+        walk.finish(batch, Token::new(head, 1));
         Ok(room)
     }
 
@@ -196,5 +311,25 @@ impl SplitRing {
             }
             index = next;
         }
+    }
+}
+
+/// Walks a chain as chains mostly are, from its first descriptor on; `next` has the others, if there are such.
+#[inline(always)]
+fn usual_chain(
+    mut usual: Usual<'_>,
+    first: Descriptor,
+    next: impl Fn(u16) -> Option<Descriptor>,
+) -> Option<Walked> {
+    let mut descriptor = first;
+    loop {
+        let Descriptor { addr, len, flags, .. } = descriptor;
+        if flags & layout::INDIRECT != 0 || !usual.buffer(addr, len, flags & layout::WRITE != 0) {
+            return None;
+        }
+        if flags & layout::NEXT == 0 {
+            return usual.end();
+        }
+        descriptor = next(descriptor.next)?;
     }
 }

@@ -2,9 +2,10 @@
 
 use super::order;
 use super::split_layout::{DESCRIPTOR_SIZE, Descriptor};
-use crate::chain::{Batch, Token};
+use crate::chain::{Batch, Segment, Token};
 use crate::fault::{Fault, Rule};
-use crate::memory::{AccessError, Nearby, Snapshot, Space, Wanted};
+use crate::memory::{AccessError, Near, Nearby, Snapshot, Space, Wanted};
+use std::slice::IterMut;
 
 /// Pieces of host memory that a chain may have beyond one for each descriptor.
 const EXTRA_SEGMENTS: usize = 1024;
@@ -100,6 +101,97 @@ impl Walk {
     }
 }
 
+/// A chain as far as it has been walked where all is as it mostly is: each buffer in one piece, in the region that was hit last.
+///
+/// Whatever is not so, a broken rule too, is left to a [`Walk`] from the start, of the same descriptors as they are then. Here
+/// nothing is judged, so that there is no fault to make, and nothing that a call could change to be kept in memory.
+pub(super) struct Usual<'a> {
+    near: Near<'a>,
+    places: IterMut<'a, Segment>,
+    /// Buffers so far, and how many were device-readable once one is not.
+    buffers: u32,
+    readable: u32,
+    writing: bool,
+    /// Bytes of the device-readable part once it has ended, and of the part that the next buffer is in.
+    readable_len: u64,
+    len: u64,
+}
+
+/// What a chain is that was walked so.
+pub(super) struct Walked {
+    pub(super) buffers: u32,
+    readable: u32,
+    lengths: (u64, u64),
+}
+
+impl<'a> Usual<'a> {
+    /// Nothing walked yet, of a chain of at most `most` buffers.
+    #[inline(always)]
+    pub(super) fn new(near: Near<'a>, batch: &'a mut Batch, most: u32) -> Self {
+        Self {
+            near,
+            places: batch.places(most as usize),
+            buffers: 0,
+            readable: 0,
+            writing: false,
+            readable_len: 0,
+            len: 0,
+        }
+    }
+
+    /// Adds the buffer of one descriptor; false if that is not as it mostly is.
+    #[inline(always)]
+    pub(super) fn buffer(&mut self, addr: u64, len: u32, write: bool) -> bool {
+        let Some(segment) = self.near.segment(addr, len, write) else {
+            return false;
+        };
+        if write != self.writing {
+            if !write {
+                return false;
+            }
+            self.writing = true;
+            (self.readable, self.readable_len) = (self.buffers, self.len);
+            self.len = 0;
+        }
+        let Some(place) = self.places.next() else {
+            return false;
+        };
+        *place = segment;
+        self.buffers += 1;
+        self.len += u64::from(len);
+        true
+    }
+
+    /// The end of the chain; `None` if it may not be so long in bytes.
+    #[inline(always)]
+    pub(super) fn end(self) -> Option<Walked> {
+        let (readable, lengths) = if self.writing {
+            (self.readable, (self.readable_len, self.len))
+        } else {
+            (self.buffers, (self.len, 0))
+        };
+        (self.readable_len + self.len <= 1 << 32).then_some(Walked {
+            buffers: self.buffers,
+            readable,
+            lengths,
+        })
+    }
+}
+
+impl Walked {
+    /// As [`Walk::room`].
+    #[inline(always)]
+    pub(super) fn room(&self) -> u64 {
+        order::room(self.lengths.0, self.lengths.1)
+    }
+
+    /// Ends the chain in `batch`.
+    #[inline(always)]
+    pub(super) fn finish(self, batch: &mut Batch, token: Token) {
+        batch.finish_placed(token, self.buffers as usize, self.readable as usize, self.lengths);
+    }
+}
+
 /// Notes a translation that is missing, so that the rest of the chain is looked at before the front end is
 /// asked; other errors stay errors.
 #[cold]
@@ -151,6 +243,17 @@ impl Table {
             addr,
             entries: len / DESCRIPTOR_SIZE,
             whole,
+        })
+    }
+
+    /// The same for one that lies in the region that was hit last and has a proper length.
+    #[inline(always)]
+    pub(super) fn near(near: Near<'_>, addr: u64, len: u32) -> Option<Self> {
+        let host = near.host(addr, len, false)?;
+        (len % DESCRIPTOR_SIZE == 0).then_some(Self {
+            addr,
+            entries: len / DESCRIPTOR_SIZE,
+            whole: Some(host),
         })
     }
 

@@ -99,10 +99,7 @@ impl Driver {
         for segment in readable.iter().chain(writable) {
             self.batch.push_segment(*segment);
         }
-        let token = Token {
-            id: self.tokens,
-            slots: 1,
-        };
+        let token = Token::new(self.tokens, 1);
         self.tokens += 1;
         let bytes = |part: &[Segment]| part.iter().map(|segment| u64::from(segment.len)).sum();
         self.batch

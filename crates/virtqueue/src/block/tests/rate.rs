@@ -62,10 +62,7 @@ impl Requests {
             } else {
                 (16, 1 + data)
             };
-            let token = Token {
-                id: index as u16,
-                slots: 1,
-            };
+            let token = Token::new(index as u16, 1);
             batch.finish_chain(token, readable, lengths);
         }
     }

@@ -45,10 +45,7 @@ impl Driver {
 
     fn token(&mut self) -> Token {
         self.tokens += 1;
-        Token {
-            id: self.tokens - 1,
-            slots: 1,
-        }
+        Token::new(self.tokens - 1, 1)
     }
 
     /// A buffer to be read, in pieces of these sizes; the last takes what is left.
@@ -94,7 +91,7 @@ impl Driver {
     pub fn used(&mut self) -> Vec<(u16, Vec<u8>)> {
         let mut found = Vec::new();
         for (token, written) in self.done.as_slice() {
-            let places = &self.places[usize::from(token.id)];
+            let places = &self.places[usize::from(token.id())];
             let all: Vec<u8> = places
                 .iter()
                 .flat_map(|(at, size)| self.memory[*at..at + size].iter().copied())
@@ -111,7 +108,7 @@ impl Driver {
                         .all(|byte| *byte == 0xee)
                 );
             }
-            found.push((token.id, data.to_vec()));
+            found.push((token.id(), data.to_vec()));
         }
         self.done.clear();
         found

@@ -103,7 +103,7 @@ impl PackedInflight {
 
     fn set_used(&self, used: Position) {
         self.fields.set_u16(AT_USED_IDX, used.offset);
-        self.fields.set_u8(AT_USED_WRAP, used.wrap.into());
+        self.fields.set_u8(AT_USED_WRAP, used.wrap().into());
     }
 
     fn commit(&self, used: Position) {
@@ -111,14 +111,11 @@ impl PackedInflight {
         // counter alone it could name a descriptor that the driver has made available again.
         self.fields.set_u16(AT_OLD_FREE_HEAD, self.free_head);
         self.fields.set_u16(AT_OLD_USED_IDX, used.offset);
-        self.fields.set_u8(AT_OLD_USED_WRAP, used.wrap.into());
+        self.fields.set_u8(AT_OLD_USED_WRAP, used.wrap().into());
     }
 
     fn position(&self, size: u16, offset: usize, wrap: usize) -> Result<Position, InflightError> {
-        let position = Position {
-            offset: self.fields.u16(offset),
-            wrap: self.fields.u8(wrap) != 0,
-        };
+        let position = Position::new(self.fields.u16(offset), self.fields.u8(wrap) != 0);
         if position.offset >= size {
             return Err(InflightError::Contents("a position beyond the ring"));
         }

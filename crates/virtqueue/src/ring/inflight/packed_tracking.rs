@@ -63,7 +63,7 @@ impl PackedTracking {
         let entry = self
             .tracker
             .as_mut()
-            .and_then(|tracker| tracker.taken(token.slots, descriptor));
+            .and_then(|tracker| tracker.taken(token.slots(), descriptor));
         match entry {
             Some(entry) => self.book(token, entry),
             // The ring has no room for more than there are entries.
@@ -74,7 +74,7 @@ impl PackedTracking {
 
     #[inline]
     fn book(&mut self, token: Token, entry: u16) {
-        let index = usize::from(token.id);
+        let index = usize::from(token.id());
         if index >= self.entries.len() {
             self.entries.resize(index + 1, 0);
         }
@@ -97,10 +97,10 @@ impl PackedTracking {
         let mut left = moved;
         while left > 0 {
             let Some(token) = self.done.pop_front() else { break };
-            if let Some(entry) = self.entries.get(usize::from(token.id)) {
+            if let Some(entry) = self.entries.get(usize::from(token.id())) {
                 tracker.completed(*entry);
             }
-            left = left.saturating_sub(token.slots.into());
+            left = left.saturating_sub(token.slots().into());
         }
         tracker.publishing(used);
     }

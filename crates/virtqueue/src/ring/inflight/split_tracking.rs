@@ -61,7 +61,7 @@ impl SplitTracking {
     /// Chains are complete, to be told of by the next used entries, or in order when it is their turn.
     pub(in crate::ring) fn complete(&mut self, chains: &[(Token, u32)]) {
         if !self.in_order {
-            self.done.extend(chains.iter().map(|(token, _)| token.id));
+            self.done.extend(chains.iter().map(|(token, _)| token.id()));
         }
     }
 
@@ -122,7 +122,7 @@ impl SplitRing {
             let result = self.take(memory, batch, max);
             (first..batch.len())
                 .filter_map(|index| batch.get(index))
-                .for_each(|chain| tracking.taken(chain.token.id));
+                .for_each(|chain| tracking.taken(chain.token.id()));
             result
         };
         self.tracking = Some(tracking);

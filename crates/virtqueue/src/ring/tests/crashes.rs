@@ -129,7 +129,7 @@ fn crash(features: u128, first: u32, then: u32) {
             let tokens: Vec<Token> = batch.iter().map(|chain| chain.token).collect();
             let places: Vec<_> = tokens
                 .iter()
-                .map(|token| out.iter().position(|id| *id == token.id))
+                .map(|token| out.iter().position(|id| *id == token.id()))
                 .collect();
             assert!(
                 places.iter().all(Option::is_some),
@@ -220,7 +220,7 @@ fn more_entries_than_the_ring() {
             }
             driver.publish();
             let taken = crashes.take(&mut device, 64).unwrap();
-            assert_eq!(taken.iter().map(|token| token.id).collect::<Vec<_>>(), expected);
+            assert_eq!(taken.iter().map(|token| token.id()).collect::<Vec<_>>(), expected);
             // The youngest first, so that the oldest stay.
             let youngest = taken[taken.len() - 1];
             device

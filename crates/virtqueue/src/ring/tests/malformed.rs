@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// The driver's rules that a chain or the available ring can break: 2.7.4.2 (readable before writable), 2.7.5.2 (no loops,
+/// at most 2^32 bytes), 2.7.5 (indices and addresses), 2.7.5.3.1 (tables), 2.7.6.1 and 2.7.13.3 (`idx` never goes back, and at most the
+/// queue size ahead).
 #[test]
 fn malformed_chains() {
     type Break = fn(&mut Raw);

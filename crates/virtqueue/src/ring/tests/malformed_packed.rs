@@ -187,7 +187,7 @@ fn oddities_that_are_allowed() {
     raw.offer(u64::MAX, 0, 6, 0);
     raw.offer(0, 0, 7, WRITE);
     let seen = raw.take(&mut device).unwrap();
-    let token = |id, slots| Token { id, slots };
+    let token = |id, slots| Token::new(id, slots);
     assert_eq!(
         seen,
         [
@@ -247,7 +247,7 @@ fn flags_flipped_back_after_taking() {
         // no descriptor back and can offer none, whatever it writes.
         for (token, ..) in out.drain(..).rev() {
             device.complete(&raw.memory, token, 8).unwrap();
-            if in_order != 0 && token.id != 0 {
+            if in_order != 0 && token.id() != 0 {
                 device.publish(&raw.memory).unwrap();
                 (0..4).for_each(|offset| raw.flip(offset, false, true));
                 assert!(raw.take(&mut device).unwrap().is_empty());
@@ -287,7 +287,7 @@ fn lists_before_a_malformed_one_are_served() {
         .take(&mut device)
         .unwrap()
         .iter()
-        .map(|(t, ..)| t.id)
+        .map(|(t, ..)| t.id())
         .collect();
     assert_eq!(seen, [1, 2]);
     assert_eq!(raw.take(&mut device).unwrap_err().rule, Rule::BufferId);

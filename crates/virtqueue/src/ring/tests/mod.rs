@@ -112,13 +112,13 @@ impl Raw {
         assert_eq!(n, batch.len());
         Ok(batch
             .iter()
-            .map(|c| (c.token.id, c.readable_len, c.writable_len))
+            .map(|c| (c.token.id(), c.readable_len, c.writable_len))
             .collect())
     }
 
     fn complete(&self, device: &mut Ring, head: u16, written: u32) -> bool {
         device
-            .complete(&self.memory, Token { id: head, slots: 1 }, written)
+            .complete(&self.memory, Token::new(head, 1), written)
             .unwrap();
         device.publish(&self.memory).unwrap()
     }
@@ -299,7 +299,7 @@ fn a_ring_that_is_not_mapped_is_empty() {
     // Mapped, unmapped again with a chain taken, mapped again.
     assert_eq!(raw.take(&mut device).unwrap().len(), 1);
     assert!(!device.map(&nothing).unwrap());
-    assert!(device.complete(&nothing, Token { id: 0, slots: 1 }, 1).is_err());
+    assert!(device.complete(&nothing, Token::new(0, 1), 1).is_err());
     raw.complete(&mut device, 0, 8);
     assert_eq!(raw.get16(raw.rig.config.used + 2), 1);
 }

@@ -55,13 +55,13 @@ fn exchange(size: u32, features: u128, burst: usize, count: usize) {
                 late.push((chain.token, written));
             } else {
                 device.complete(&memory, chain.token, written).unwrap();
-                expected.push_back((chain.token.id, written));
+                expected.push_back((chain.token.id(), written));
             }
         }
         if round % 3 == 0 {
             for (token, written) in late.drain(..) {
                 device.complete(&memory, token, written).unwrap();
-                expected.push_back((token.id, written));
+                expected.push_back((token.id(), written));
             }
         }
         device.publish(&memory).unwrap();

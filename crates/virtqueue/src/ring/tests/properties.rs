@@ -120,10 +120,7 @@ impl Model {
                     let packed = matches!(self.driver, Driver::Packed(_));
                     let slots = if packed && !indirect { r.len() + w.len() } else { 1 };
                     self.available.push_back(Chain {
-                        token: Token {
-                            id,
-                            slots: slots as u16,
-                        },
+                        token: Token::new(id, slots as u16),
                         readable: sum(&r),
                         writable: sum(&w),
                         written: None,
@@ -193,7 +190,7 @@ impl Model {
                 let used = &mut self.used;
                 let n = self.driver.reap(max, |u| {
                     let chain = used.pop_front().unwrap();
-                    assert_eq!((u.head, u.len), (chain.token.id, chain.written.unwrap()));
+                    assert_eq!((u.head, u.len), (chain.token.id(), chain.written.unwrap()));
                 });
                 let n = n.unwrap();
                 self.told -= n;

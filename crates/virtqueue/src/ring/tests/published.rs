@@ -19,9 +19,7 @@ fn event_index_at_every_boundary() {
                 (0..count).for_each(|head| raw.offer(head));
                 assert_eq!(raw.take(&mut device).unwrap().len(), usize::from(count));
                 for head in 0..count {
-                    device
-                        .complete(&raw.memory, Token { id: head, slots: 1 }, 0)
-                        .unwrap();
+                    device.complete(&raw.memory, Token::new(head, 1), 0).unwrap();
                 }
                 let due = (0..count).any(|i| start.wrapping_add(i) == event);
                 let told = device.publish(&raw.memory).unwrap();
@@ -84,9 +82,7 @@ fn used_entries_hold_heads_and_lengths_and_wrap() {
         assert_eq!(raw.take(&mut device).unwrap(), [(3, 0, 8), (1, 0, 8)]);
         assert_eq!(device.outstanding(), 2);
         // Out of order.
-        device
-            .complete(&raw.memory, Token { id: 1, slots: 1 }, round)
-            .unwrap();
+        device.complete(&raw.memory, Token::new(1, 1), round).unwrap();
         raw.complete(&mut device, 3, 8);
         let slot = u64::from((0xfffeu16).wrapping_add(2 * round as u16) % 4);
         let mut bytes = [0; 16];
@@ -105,16 +101,14 @@ fn used_entries_hold_heads_and_lengths_and_wrap() {
 #[test]
 fn completions_that_are_none_are_refused() {
     let (mut raw, mut device) = at(0, ALL);
-    let complete = |device: &mut Ring, id| device.complete(&raw.memory, Token { id, slots: 1 }, 0);
+    let complete = |device: &mut Ring, id| device.complete(&raw.memory, Token::new(id, 1), 0);
     assert!(complete(&mut device, 0).is_err(), "never taken");
     assert!(complete(&mut device, 400).is_err(), "cannot be");
     raw.offer(0);
     raw.take(&mut device).unwrap();
     raw.complete(&mut device, 0, 0);
     assert!(
-        device
-            .complete(&raw.memory, Token { id: 0, slots: 1 }, 0)
-            .is_err(),
+        device.complete(&raw.memory, Token::new(0, 1), 0).is_err(),
         "twice"
     );
 }

@@ -66,7 +66,7 @@ impl Both {
         self.driver
             .reap(8, |used| found.push((used.head, used.len)))
             .unwrap();
-        let place = |id| self.tokens.iter().position(|token| token.id == id).unwrap();
+        let place = |id| self.tokens.iter().position(|token| token.id() == id).unwrap();
         found.into_iter().map(|(id, len)| (place(id), len)).collect()
     }
 }
