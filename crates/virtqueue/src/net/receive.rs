@@ -387,6 +387,11 @@ impl Handler for Receiver {
         Some(self.port.pairs.get(self.queue)?.inbox.event.as_raw_fd())
     }
 
+    fn supplied(&self) -> bool {
+        let waiting = self.next < self.frames.len() || self.piece < self.pieces.len();
+        !waiting && self.buffers.max(self.segments) >= self.size.div_ceil(2)
+    }
+
     fn release(&mut self) {
         self.forget();
     }

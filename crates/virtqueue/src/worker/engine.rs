@@ -141,6 +141,9 @@ impl Engine {
                 if self.can_move() {
                     continue;
                 }
+            } else if self.handler.supplied() {
+                self.armed = false;
+                self.ring.disarm(self.reader.snapshot())?;
             } else if !self.waiting {
                 let memory = self.reader.snapshot();
                 if self.ring.arm(memory)? {

@@ -88,6 +88,11 @@ pub trait Handler: Send {
     fn completion_fd(&self) -> Option<RawFd> {
         None
     }
+    /// Whether it has so many chains that it need not be woken for more: none are asked for by a notification,
+    /// and those that come are taken when it wakes for something else (receive buffers while frames are few).
+    fn supplied(&self) -> bool {
+        false
+    }
     /// Operations under way on guest memory. Unmapping waits until there are none,
     /// stopping until there are none or its time is up.
     fn busy(&self) -> usize {

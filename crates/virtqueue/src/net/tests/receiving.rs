@@ -329,3 +329,27 @@ fn an_inbox_has_an_end() {
     assert_eq!(bed.port.deliver(&mut frames), 4096);
     assert_eq!(bed.drops(), (904, 904));
 }
+
+#[test]
+fn with_half_of_the_buffers_it_asks_for_no_more() {
+    let frame = Packet {
+        payload: 1000,
+        ..UDP4
+    }
+    .frame();
+    let mut bed = Bed::new(MERGE, 4);
+    assert!(!bed.receiver.supplied());
+    bed.driver.writable(&[600]);
+    bed.driver.give(&mut bed.receiver).unwrap();
+    assert!(!bed.receiver.supplied());
+    bed.driver.writable(&[100]);
+    bed.driver.give(&mut bed.receiver).unwrap();
+    assert!(bed.receiver.supplied());
+    // A frame that does not fit into them needs others.
+    bed.deliver(&frame, Offload::default());
+    assert_eq!(bed.driver.used(), []);
+    assert!(!bed.receiver.supplied());
+    bed.driver.writable(&[1000]);
+    bed.driver.give(&mut bed.receiver).unwrap();
+    assert_eq!(bed.driver.used().len(), 3);
+}
