@@ -95,7 +95,6 @@ def test_packets_both_ways_and_round(seconds: float, layout: str, mergeable: boo
         assert bool(device.negotiated_features & F.RING_PACKED) == packed
         assert bool(device.negotiated_features & F.IN_ORDER) == in_order
         assert bool(device.negotiated_features & net.F.MRG_RXBUF) == mergeable
-        # Anew each time: while the driver sets up, a queue and its counters may be replaced.
         assert eventually(lambda: chains_taken(device) == RING_SIZE)
 
         rates = []

@@ -98,6 +98,30 @@ def measure_net(
     return found
 
 
+def measure_swap(
+    *, seconds: int = 3, turns: int = 3, precedence: bool = False
+) -> dict[Literal["frame", "batch"], float]:
+    """Frames a second that a handler in Python sends back with their addresses swapped, end to end.
+
+    With a call for each frame, and for all that came together; the device's threads have one processor.
+    """
+    place = next((p for p in placements() if p.name == "separate cores"), None)
+    if place is None:
+        raise ConfigurationError("this needs two processors on cores of their own")
+    driver, device = place.processors
+    layout = Layout("packed", packed=True)
+    rates: dict[Literal["frame", "batch"], list[float]] = {"frame": [], "batch": []}
+    for _ in range(turns):
+        for way, found in rates.items():
+            with tempfile.TemporaryDirectory(prefix="virtio-bench-") as folder:
+                socket = Path(folder) / "net.sock"
+                command = [sys.executable, "-m", "virtio.bench.net_swap", str(socket), way]
+                with _served(command, socket, device) as pid:
+                    preferred = pid if precedence else None
+                    found.append(_drive(layout, "both", socket, driver, seconds, preferred))
+    return {way: median(found) for way, found in rates.items()}
+
+
 def _measure(
     end: End,
     layout: Layout,
@@ -161,6 +185,12 @@ def _device(end: End, layout: Layout, direction: Direction, socket: Path, proces
         command = [sys.executable, "-m", "virtio", "serve", "net", network, "--socket", str(socket)]
         command += ["--poll", "1000000", "--mask", mask]
         command += ["--in-order"] if layout.in_order else []
+    with _served(command, socket, processor) as pid:
+        yield pid
+
+
+@contextlib.contextmanager
+def _served(command: Sequence[str], socket: Path, processor: int) -> Iterator[int]:
     with _process(command, processor, subprocess.DEVNULL) as process:
         until = time.monotonic() + 15
         while not socket.exists():
@@ -171,13 +201,20 @@ def _device(end: End, layout: Layout, direction: Direction, socket: Path, proces
 
 
 def _drive(
-    layout: Layout, direction: Direction, socket: Path, processor: int, seconds: int, preferred: int | None
+    layout: Layout,
+    direction: Direction | Literal["both"],
+    socket: Path,
+    processor: int,
+    seconds: int,
+    preferred: int | None,
 ) -> float:
     properties = (
         f"net_virtio_user0,path={socket},queues=1,queue_size={RING},packed_vq={int(layout.packed)},"
         f"in_order={int(layout.in_order)},mrg_rxbuf={int(layout.mergeable)}"
     )
-    mode, label = ("txonly", "Tx-pps") if direction == "driver to device" else ("rxonly", "Rx-pps")
+    # "flowgen" sends all the time, and receives what comes back.
+    modes = {"driver to device": "txonly", "device to driver": "rxonly", "both": "flowgen"}
+    mode, label = modes[direction], "Tx-pps" if direction == "driver to device" else "Rx-pps"
     rates: list[int] = []
     with _process(
         _testpmd("bench-driver", processor, properties, mode), processor, subprocess.PIPE

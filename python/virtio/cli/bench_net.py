@@ -19,8 +19,12 @@ def net(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Measure network devices: packets of 64 bytes a second, each way, with each layout."""
-    from virtio.bench.net import measure_net
+    """Measure network devices: packets of 64 bytes a second, each way, with each layout.
+
+    Then a device in Python that sends frames back, and notifications put off against latency.
+    """
+    from virtio.bench.net import measure_net, measure_swap
+    from virtio.bench.net_coalescing import measure_coalescing
 
     with Progress(console=Console(stderr=True), transient=True, disable=as_json) as bar:
         task = bar.add_task("measuring", total=None)
@@ -30,11 +34,19 @@ def net(
             precedence=precedence,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
+    swapped = measure_swap(seconds=seconds, turns=turns, precedence=precedence)
+    coalesced = measure_coalescing()
     if as_json:
-        print(json.dumps([asdict(row) for row in found], indent=2))
+        figures = {
+            "throughput": [asdict(row) for row in found],
+            "swap in Python": swapped,
+            "coalescing": [asdict(row) for row in coalesced],
+        }
+        print(json.dumps(figures, indent=2))
         return
+    out = console()
     show(
-        console(),
+        out,
         ("layout", "direction", ">DPDK vhost, M/s", ">ours, M/s", ">ratio"),
         [
             (
@@ -45,5 +57,24 @@ def net(
                 f"{row.ratio:.2f}",
             )
             for row in found
+        ],
+    )
+    show(
+        out,
+        ("addresses swapped in Python, and back", ">M frames/s"),
+        [(f"one call per {way}", f"{rate / 1e6:.2f}") for way, rate in swapped.items()],
+    )
+    show(
+        out,
+        ("max_packets", "max_usecs", ">interrupts per packet", ">latency, median, µs", ">99 %, µs"),
+        [
+            (
+                str(row.max_packets),
+                str(row.max_usecs),
+                f"{row.interrupts:.3f}",
+                f"{row.median:.0f}",
+                f"{row.worst:.0f}",
+            )
+            for row in coalesced
         ],
     )
