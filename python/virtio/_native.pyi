@@ -473,7 +473,7 @@ class NetBackend:
         """
 
     def run(self, run: bool) -> None:
-        """Start or stop a source; it begins with the next buffer or frame that comes."""
+        """Start or stop a source; it begins when its queue next looks: at a frame, or if short of buffers."""
 
     @property
     def closed(self) -> bool:
