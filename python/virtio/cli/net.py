@@ -9,6 +9,7 @@ import typer
 
 from virtio._native import PcapReader, PcapWriter
 from virtio.cli.connected import connected
+from virtio.cli.net_settings import settings
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
@@ -20,6 +21,9 @@ def _net(
 ) -> None:
     """Use a network device as its driver."""
     context.obj = address
+
+
+app.command()(settings)
 
 
 @app.command()

@@ -26,6 +26,7 @@ from virtio.errors import ConfigurationError, DeviceError, Error, ProtocolError
 from virtio.spec import net as layout
 from virtio.spec import net_control, selection
 from virtio.spec.layout import Struct
+from virtio.spec.model import Code
 from virtio.spec.net import F
 
 _COMMAND = 4096
@@ -40,6 +41,17 @@ class Coalescing(NamedTuple):
 
     max_packets: int
     max_usecs: int
+
+
+class Rss(NamedTuple):
+    """How frames are spread over receive queues (5.1.9.5.7)."""
+
+    table: tuple[int, ...]
+    """Receive queues, counted from 0, by the lowest bits of a frame's hash."""
+    types: int
+    key: bytes
+    unclassified: int
+    transmit: int
 
 
 class NetworkDriver(Driver):
@@ -89,6 +101,10 @@ class NetworkDriver(Driver):
         self.pairs = min(self._wanted_pairs, most)
         """Pairs of queues that are set up."""
         self._sending_pairs = 1
+        self.rss: Rss | None = None
+        """What :meth:`set_rss` has set; None: frames are steered automatically."""
+        self.offloads = sum(code.value for code in self._offloads())
+        """What the device may do to incoming frames (``spec.net_control.OFFLOADS``); at first, all."""
         self._receiving: list[ReceiveQueue] = []
         self._transmitting: list[TransmitQueue] = []
         for pair in range(self.pairs):
@@ -266,16 +282,23 @@ class NetworkDriver(Driver):
 
         Their bits are those of ``spec.net_control.OFFLOADS``: the features', but for tunnels.
         """
-        allowed = sum(
-            code.value
-            for code in net_control.OFFLOADS
-            if self.features & selection.parse(self.type, code.name)
-        )
+        allowed = sum(code.value for code in self._offloads())
         if offloads & ~allowed:
             raise ConfigurationError(f"offloads {offloads:#x}: {allowed:#x} were negotiated")
         self.command("GUEST_OFFLOADS", net_control.OFFLOADS_CMD.SET, offloads.to_bytes(8, "little"))
+        self.offloads = offloads
+
+    def _offloads(self) -> Iterator[Code]:
+        for code in net_control.OFFLOADS:
+            if self.features & selection.parse(self.type, code.name):
+                yield code
 
     # --- queues and hashes
+
+    @property
+    def used_pairs(self) -> int:
+        """How many transmit queues, and with automatic steering receive queues, are in use."""
+        return self._sending_pairs
 
     def use_pairs(self, pairs: int) -> None:
         """Use the first so many pairs; a flow comes in where it goes out (MQ)."""
@@ -284,7 +307,7 @@ class NetworkDriver(Driver):
         # 5.1.9.5.6.1: what goes is gone as soon as the device has the command, what comes only afterwards.
         self._sending_pairs = min(self._sending_pairs, pairs)
         self.command("MQ", net_control.MQ.VQ_PAIRS_SET, net_control.VQ_PAIRS.pack(virtqueue_pairs=pairs))
-        self._sending_pairs = pairs
+        self._sending_pairs, self.rss = pairs, None
 
     def set_rss(
         self,
@@ -319,8 +342,9 @@ class NetworkDriver(Driver):
             raise ConfigurationError(
                 f"a key of {len(key)} bytes: the device takes {values['rss_max_key_size']}"
             )
+        rss = Rss(tuple(table), self._hash_types(types), key, unclassified, sending)
         data = net_control.RSS_CONFIG.pack(
-            hash_types=self._hash_types(types),
+            hash_types=rss.types,
             indirection_table_mask=len(table) - 1,
             unclassified_queue={"vq_index_1_16": unclassified, "reserved": 0},
             indirection_table=[{"vq_index_1_16": queue, "reserved": 0} for queue in table],
@@ -330,7 +354,7 @@ class NetworkDriver(Driver):
         )
         self._sending_pairs = min(self._sending_pairs, sending)
         self.command("MQ", net_control.MQ.RSS_CONFIG, data)
-        self._sending_pairs = sending
+        self._sending_pairs, self.rss = sending, rss
 
     def set_hash(self, types: int, key: bytes) -> None:
         """Have hashes of these types reported, with this key (HASH_REPORT)."""
