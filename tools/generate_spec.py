@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "python"))
 
-from virtio.spec import block, core, net  # noqa: E402
+from virtio.spec import block, core, net, net_flow  # noqa: E402
 from virtio.spec.model import Codes, Features, Struct  # noqa: E402
 
 TARGET = ROOT / "crates/virtqueue/src/spec.rs"
@@ -106,6 +106,7 @@ def generate() -> str:
             codes(net.HASH_REPORT, "u16"),
             layout(net.HDR.until(()), "HDR"),
             codes(net.TUNNEL_TYPE, "u32"),
+            codes(net_flow.MASK_TYPE, "u8"),
             layout(net.HDR.until(("VIRTIO_NET_F_HASH_REPORT",)), "HASH_HDR"),
             layout(net.HDR.until(net.TUNNEL_GSO), "TUNNEL_HDR"),
         ),

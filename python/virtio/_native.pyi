@@ -563,6 +563,13 @@ class NetPort:
     ) -> None:
         """Say which frames the driver wants."""
 
+    def set_rules(self, rules: Sequence[tuple[bytes, bytes, bytes, int | None]]) -> None:
+        """Apply rules before frames are steered, in this order, until one matches (5.1.9.6).
+
+        Of each: types of headers, their masks one after the other, their keys, and a receive queue, counted
+        from 0, or None to drop.
+        """
+
     def steer_automatically(self, pairs: int) -> None:
         """Spread frames over so many receive queues: each flow to where it is sent from."""
 

@@ -18,6 +18,7 @@ import pytest
 from tests.cli.machine import Machine
 
 import virtio
+from virtio.cli import run
 from virtio.spec import block, core
 
 Process = subprocess.Popen[bytes]
@@ -292,6 +293,17 @@ def test_two_devices_at_once(tmp_path: Path) -> None:
             assert a.features & core.F.VERSION_1
         end(one)
         end(two)
+
+
+def test_flow_filters_go_with_vfio_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    socket = str(tmp_path / "net.sock")
+    assert run(["serve", "net", "sink", "--flow-filters", "--socket", socket]) == 2
+    assert "serve the card with --vfio-user" in capsys.readouterr().err
+    with (
+        serve("net", "sink", "--flow-filters", "--vfio-user", socket),
+        virtio.connect(f"vfio-user:{socket}", "net") as card,
+    ):
+        card.flow_filters.add({"udp.dst_port": 53}, queue=None)
 
 
 def test_a_network_card(tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
-"""Fuzzes the control queue of the network device: commands of any kind, one after the other.
+"""Fuzzes what a driver commands a network device: its control queue, and its flow filters.
 
 ``tools/fuzz net_control`` runs it. An input is a byte that chooses features, and steps, each of them a
-command. What must hold after each is in :class:`Scene`.
+command, by control or by administration virtqueue, or a frame that comes in. What must hold after each is
+in :class:`Scene`.
 """
 
 # ruff: noqa: E402 - the path to the tests comes first
 
+import contextlib
 import random
+import struct
 import sys
 from pathlib import Path
 
@@ -19,10 +22,16 @@ from tests.fuzz import cuts, fuzz, spoil, step, steps
 import virtio
 from virtio.device import net_control as control
 from virtio.device.net_control import MAX_COMMAND, Control
-from virtio.spec import core, net_control
+from virtio.device.net_flow import split_saved
+from virtio.errors import ConfigurationError
+from virtio.spec import admin, core, net_control, net_flow
+from virtio.spec.admin_data import ANSWER_SIZE, HEADER, bits_of
 from virtio.spec.net import F
 
 _MOST_STEPS = 60
+_FRAME, _ADMINISTRATION = 248, 249
+"""Classes that no control command has."""
+ROOM = 256
 _MAX_INPUT = 1 << 13
 FRAME = (
     b"\xff" * 6
@@ -46,7 +55,8 @@ class Scene:
 
     def __init__(self, choice: int) -> None:
         mask = sum(feature for bit, feature in enumerate(_OPTIONAL) if choice >> 1 & 1 << bit)
-        self.device = virtio.NetworkDevice(mac="02:00:00:00:00:01", pairs=(1, 4)[choice & 1], mask=mask)
+        pairs = (1, 4)[choice & 1]
+        self.device = virtio.NetworkDevice(mac="02:00:00:00:00:01", pairs=pairs, mask=mask, flow_filters=True)
         self.device.set_status(core.STATUS.ACKNOWLEDGE)
         self.device.set_status(core.STATUS.ACKNOWLEDGE | core.STATUS.DRIVER)
         self.device.negotiate(self.device.offered_features)
@@ -66,7 +76,33 @@ class Scene:
         # Nobody takes frames here; how they are steered is computed all the same.
         assert not self.device.send(FRAME)
 
+    def administer(self, opcode: int, data: bytes) -> None:
+        administration, filters = self.device.administration, self.device._flow_filters
+        assert administration is not None
+        assert filters is not None
+        before = filters.saved()
+        header = HEADER.pack(opcode=opcode, group_type=admin.GROUP.SELF)
+        answer = administration.execute(header + data, ROOM)
+        assert ANSWER_SIZE <= len(answer) <= ROOM
+        if any(answer[:4]):
+            assert len(answer) == ANSWER_SIZE
+            assert filters.saved() == before
+        assert not self.device.send(FRAME)
+
     def close(self) -> None:
+        filters = self.device._flow_filters
+        assert filters is not None
+        saved = filters.saved()
+        own, commands = split_saved(self.control.saved() + saved)
+        assert own == self.control.saved()
+        other = virtio.NetworkDevice(pairs=self.device.pairs, flow_filters=True)
+        other.negotiated_features = self.device.negotiated_features
+        assert other.administration is not None
+        assert other._flow_filters is not None
+        for command in commands:
+            assert not any(other.administration.execute(command, ROOM)[:4])
+        assert other._flow_filters.saved() == saved
+        other.close()
         saved = self.control.saved()
         assert control.is_saved(saved)
         again = Control(self.device, self.device.mac)
@@ -84,7 +120,13 @@ def run(data: bytes) -> None:
         for number, (kind, command, content) in enumerate(steps(data[1:], 256)):
             if number == _MOST_STEPS:
                 break
-            scene.command(bytes([kind, command]) + content if kind < 250 else content)
+            if kind == _FRAME:
+                with contextlib.suppress(ConfigurationError):  # no frame at all
+                    scene.device.send(content)
+            elif kind == _ADMINISTRATION:
+                scene.administer(command, content)
+            else:
+                scene.command(bytes([kind, command]) + content if kind < 250 else content)
     finally:
         scene.close()
 
@@ -129,12 +171,56 @@ _GOOD = (
 """A command of each kind, as a driver would send it: class, command, data."""
 
 
+def _filters() -> list[tuple[int, int, bytes]]:
+    """Flow filters of each form as a driver would make them, the one after the other."""
+    codes, limits = net_flow.CAPABILITY, struct.pack("<IIIIBB2x", 4, 4, 9, 9, 9, 3)
+    headers = {kind: header.size for kind, header in net_flow.HEADERS.items()}
+    selectors = {
+        kind: struct.pack("<BBxxB3x", kind, 1, size) + b"\xff" * size for kind, size in headers.items()
+    }
+    capabilities = (
+        (codes.FF_RESOURCE_CAP, limits),
+        (codes.FF_SELECTOR_CAP, b"\5" + bytes(7) + b"".join(selectors.values())),
+        (codes.FF_ACTION_CAP, b"\2" + bytes(7) + b"\1\2"),
+    )
+    op, objects = admin.OPCODE, net_flow.RESOURCE_OBJ
+    commands = [(op.LIST_QUERY, b""), (op.LIST_USE, bits_of(range(14)))]
+    for number, value in capabilities:
+        commands.append((op.DEVICE_CAP_GET, admin.CAP_GET.pack(id=number)))
+        commands.append((op.DRIVER_CAP_SET, admin.CAP_SET.pack(id=number, cap_specific_data=value)))
+    made = [(objects.FF_GROUP, number, bytes([number, 0])) for number in range(2)]
+    for number, types in enumerate(((1,), (1, 2), (1, 2, 4), (1, 3, 5))):
+        value = bytes([len(types)]) + bytes(7) + b"".join(selectors[kind] for kind in types)
+        made.append((objects.FF_CLASSIFIER, number, value))
+        keys = FRAME[: sum(headers[kind] for kind in types)]
+        if 3 in types:
+            keys = bytes(12) + b"\x86\xdd" + bytes(6) + b"\x11" + bytes(33 + 8)
+        rule = struct.pack("<IIBBBxHxx", number % 2, number, number, len(keys), 2 - number % 2, 0)
+        made.append((objects.FF_RULE, number, rule + keys))
+    for kind, number, value in made:
+        header = {"type": kind, "id": number}
+        data = admin.OBJ_CREATE.pack(hdr=header, resource_obj_specific_data=value)
+        commands += [(op.RESOURCE_OBJ_CREATE, data), (op.RESOURCE_OBJ_MODIFY, data)]
+        commands.append((op.RESOURCE_OBJ_QUERY, admin.OBJ_QUERY.pack(hdr=header)))
+    for kind, number, _ in made:
+        commands.append((op.RESOURCE_OBJ_DESTROY, admin.OBJ_HDR.pack(type=kind, id=number)))
+    return [(_ADMINISTRATION, opcode, data) for opcode, data in commands]
+
+
+_GOOD_FILTERS = _filters()
+
+
 def seeds() -> list[bytes]:
     """Return each command alone, and all together, with and without what they need."""
     assert {kind for kind, _, _ in _GOOD} == {code.value for code in net_control.CLASS}
     each = [step(*command) for command in _GOOD]
     found = [bytes([choice]) + b"".join(each) for choice in range(0, 256, 17)]
     found += [b"\1" + one for one in each]
+    filters = [step(*command) for command in _GOOD_FILTERS]
+    cut = [step(_FRAME, 0, FRAME[:size]) for size in (0, 13, 14, 20, 34, 50, len(FRAME))]
+    for choice in (0, 1):
+        found.append(bytes([choice]) + b"".join(filters))
+        found.append(bytes([choice]) + b"".join(filters[:-10] + cut))
     return [
         *found,
         b"\1" + step(255, 0, b""),
@@ -151,7 +237,7 @@ def mutate(data: bytes, others: list[bytes], choice: random.Random) -> bytes:
         at = choice.choice(places)
         match choice.randrange(6):
             case 0 | 1:
-                kind, command, content = choice.choice(_GOOD)
+                kind, command, content = choice.choice((*_GOOD, *_GOOD_FILTERS))
                 broken = bytearray(content)
                 spoil(broken, choice)
                 changed[at:at] = step(kind, command, bytes(broken))

@@ -35,6 +35,7 @@ def test_settings_change_while_traffic_runs(layout: str) -> None:
         switch.port(),
         pairs=4,
         speed=25000,
+        flow_filters=True,
         features="RING_RESET",
         mask="" if layout == "packed" else "RING_PACKED",
     )
@@ -51,7 +52,9 @@ def test_settings_change_while_traffic_runs(layout: str) -> None:
     ):
         guest.check("ip link set eth0 up && ip addr add 10.0.0.2/24 dev eth0")
         assert bool(card.negotiated_features & CORE.RING_PACKED) == (layout == "packed")
-        wanted = CORE.RING_RESET | F.MQ | F.RSS | F.NOTF_COAL | F.VQ_NOTF_COAL | F.DEVICE_STATS
+        wanted = (
+            CORE.RING_RESET | CORE.ADMIN_VQ | F.MQ | F.RSS | F.NOTF_COAL | F.VQ_NOTF_COAL | F.DEVICE_STATS
+        )
         assert card.negotiated_features & wanted == wanted
         assert "RSS disabled" not in guest.check("dmesg")
         with boot([peer], monitor="uml", timeout=250) as server, downloads(server, guest):

@@ -11,10 +11,14 @@ use pyo3::{PyTraverseError, PyVisit};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use virtqueue::net::{
-    Filter, Frames, GUEST_OFFLOADS, Hasher, Mac, Port, Receiver, Steering, Transmitter, Vlans,
+    Filter, Frames, GUEST_OFFLOADS, Hasher, Mac, Port, Receiver, Rule, Rules, Steering, Transmitter, Verdict,
+    Vlans,
 };
 use virtqueue::spec::net::{VIRTIO_NET_F_MQ, VIRTIO_NET_F_RSS};
 use virtqueue::worker;
+
+/// Types of headers, masks, keys, and a receive queue or nobody.
+type FlowRule = (Vec<u8>, Vec<u8>, Vec<u8>, Option<u16>);
 
 /// What the queues of one network device share.
 #[pyclass(frozen, module = "virtio._native")]
@@ -126,6 +130,22 @@ impl NetPort {
             vlans,
         };
         self.inner.update(|settings| settings.filter = filter);
+        Ok(())
+    }
+
+    /// Rules that come before steering, in their order.
+    fn set_rules(&self, rules: Vec<FlowRule>) -> PyResult<()> {
+        let read = |(types, masks, keys, queue): &FlowRule| {
+            let verdict = match queue {
+                Some(queue) => Verdict::Queue(self.queue(*queue)?),
+                None => Verdict::Drop,
+            };
+            Rule::new(types, masks, keys, verdict)
+                .ok_or_else(|| configuration(format!("a rule about headers {types:?} of another length")))
+        };
+        let rules = Rules::new(rules.iter().map(read).collect::<PyResult<Vec<_>>>()?);
+        let rules = (!rules.is_empty()).then(|| Arc::new(rules));
+        self.inner.update(|settings| settings.rules = rules);
         Ok(())
     }
 

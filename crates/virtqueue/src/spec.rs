@@ -399,6 +399,19 @@ pub mod net {
     pub const VIRTIO_NET_HASH_TUNNEL_TYPE_IPIP: u32 = 128;
     pub const VIRTIO_NET_HASH_TUNNEL_TYPE_NVGRE: u32 = 256;
 
+    /// 14 bytes.
+    pub const VIRTIO_NET_FF_MASK_TYPE_ETH: u8 = 1;
+    /// 20 bytes.
+    pub const VIRTIO_NET_FF_MASK_TYPE_IPV4: u8 = 2;
+    /// 40 bytes.
+    pub const VIRTIO_NET_FF_MASK_TYPE_IPV6: u8 = 3;
+    /// 20 bytes.
+    pub const VIRTIO_NET_FF_MASK_TYPE_TCP: u8 = 4;
+    /// 8 bytes.
+    pub const VIRTIO_NET_FF_MASK_TYPE_UDP: u8 = 5;
+    /// 8 bytes.
+    pub const VIRTIO_NET_FF_MASK_TYPE_ESP: u8 = 6;
+
     /// Bytes of struct virtio_net_hdr.
     pub const HASH_HDR_SIZE: usize = 20;
     pub const HASH_HDR_FLAGS: usize = 0;

@@ -261,6 +261,9 @@ def net(
     mtu: Annotated[int | None, typer.Option(metavar="BYTES", help="Tell the driver the largest MTU.")] = None,
     speed: Annotated[int | None, typer.Option(metavar="MBIT", help="Tell the driver a speed.")] = None,
     in_order: Annotated[bool, typer.Option("--in-order", help="Offer to use buffers in order.")] = False,
+    flow_filters: Annotated[
+        bool, typer.Option("--flow-filters", help="Let the driver have rules about packets (--vfio-user).")
+    ] = False,
     poll: Annotated[
         int,
         typer.Option(
@@ -272,6 +275,11 @@ def net(
 ) -> None:
     """Serve a network card. SIGHUP takes its link away, or gives it back."""
     address = _address(socket, fd, systemd, vfio_user)
+    if flow_filters and vfio_user is None:
+        raise ConfigurationError(
+            "--flow-filters needs an administration virtqueue, which vhost-user does not carry: "
+            "serve the card with --vfio-user"
+        )
     from virtio.cli.live import serve_until_signal
     from virtio.device.net import NetworkDevice
     from virtio.device.net_backends import open_backend
@@ -279,6 +287,7 @@ def net(
     device = NetworkDevice(
         open_backend(network),
         in_order=in_order,
+        flow_filters=flow_filters,
         mac=mac,
         pairs=pairs,
         mtu=mtu,

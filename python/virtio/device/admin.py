@@ -1,16 +1,16 @@
 """Group administration commands, from the owner's side (VIRTIO 1.4, 2.12 and 2.13): bytes in, bytes out.
 
 An :class:`Administrator` takes the device-readable part of a command and returns the device-writable one.
-What can be commanded is up to its groups: :class:`SelfGroup` is the device itself, with capabilities; others
-are the transports', as the virtual functions of a PCI device.
+What can be commanded is up to its groups: :class:`SelfGroup` is the device itself, with capabilities and
+resource objects; others are the transports', as the virtual functions of a PCI device.
 
 Give it to a device, ``Device(…, administration=administrator)``, and the device offers VIRTIO_F_ADMIN_VQ and
 has an administration virtqueue, on transports that carry one.
 """
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 from virtio._native import Chain
 from virtio.errors import ConfigurationError, ProtocolError
@@ -24,6 +24,8 @@ LARGEST = 1 << 20
 """Bytes of a command that are looked at; none is nearly as long."""
 
 OPCODE, STATUS, QUALIFIER = admin.OPCODE, admin.STATUS, admin.QUALIFIER
+EEXIST = 17
+"""2.12.1.3.5 names it, and the table of values has forgotten it: values are those of Linux (2.12.1)."""
 ALWAYS = frozenset((OPCODE.LIST_QUERY, OPCODE.LIST_USE))
 """The commands that a driver may use before it says which it will use."""
 
@@ -135,17 +137,50 @@ class Capability:
         self.taken = wanted
 
 
+class ResourceObjects(Protocol):
+    """The resource objects of one type (2.12.1.3). What cannot be done is a :class:`CommandError`."""
+
+    def create(self, number: int, value: bytes) -> None:
+        """Make one. ``value`` may have bytes behind it that fill up the command."""
+
+    def modify(self, number: int, value: bytes) -> None:
+        """Change one, or leave it as it is if that fails."""
+
+    def query(self, number: int) -> bytes:
+        """Return what it was created or changed with last."""
+
+    def destroy(self, number: int) -> None:
+        """Destroy one."""
+
+    def reset(self) -> None:
+        """Destroy all: the device is reset."""
+
+
 class SelfGroup(Group):
-    """The owner itself, as a group of one (2.12): its capabilities (2.12.1.2)."""
+    """The owner itself, as a group of one (2.12): its capabilities (2.12.1.2) and objects (2.12.1.3)."""
 
     def __init__(self, capabilities: Sequence[Capability] = ()) -> None:
         """``capabilities`` are those to offer; without any the commands about them are not supported."""
         super().__init__(admin.GROUP.SELF)
-        self.capabilities = {capability.number: capability for capability in capabilities}
-        if capabilities:
+        self.capabilities: dict[int, Capability] = {}
+        self._objects: dict[int, ResourceObjects] = {}
+        self.offer(capabilities)
+
+    def offer(
+        self, capabilities: Sequence[Capability], objects: Mapping[int, ResourceObjects] | None = None
+    ) -> None:
+        """Offer more, with the types of resource objects that go with it."""
+        self.capabilities |= {capability.number: capability for capability in capabilities}
+        if self.capabilities:
             self.add(OPCODE.CAP_ID_LIST_QUERY, lambda *_: bits_of(self.capabilities))
             self.add(OPCODE.DEVICE_CAP_GET, self._get)
             self.add(OPCODE.DRIVER_CAP_SET, self._set)
+        self._objects |= objects or {}
+        if self._objects:
+            self.add(OPCODE.RESOURCE_OBJ_CREATE, self._create)
+            self.add(OPCODE.RESOURCE_OBJ_MODIFY, self._modify)
+            self.add(OPCODE.RESOURCE_OBJ_QUERY, self._query)
+            self.add(OPCODE.RESOURCE_OBJ_DESTROY, self._destroy)
 
     def has(self, member: int) -> bool:
         """The only member is 0."""
@@ -156,6 +191,8 @@ class SelfGroup(Group):
         super().reset()
         for capability in self.capabilities.values():
             capability.taken = bytes(len(capability.offered))
+        for objects in self._objects.values():
+            objects.reset()
 
     def _find(self, number: int) -> Capability:
         if number not in self.capabilities:
@@ -168,6 +205,30 @@ class SelfGroup(Group):
     def _set(self, member: int, data: bytes, room: int) -> bytes:
         request = unpack(admin.CAP_SET, data)
         self._find(request.id).take(request.cap_specific_data)
+        return b""
+
+    def _objects_of(self, kind: int) -> ResourceObjects:
+        if kind not in self._objects:
+            raise CommandError(f"there are no objects of type {kind:#x}", STATUS.ENXIO)
+        return self._objects[kind]
+
+    def _create(self, member: int, data: bytes, room: int) -> bytes:
+        request = unpack(admin.OBJ_CREATE, data)
+        self._objects_of(request.hdr.type).create(request.hdr.id, request.resource_obj_specific_data)
+        return b""
+
+    def _modify(self, member: int, data: bytes, room: int) -> bytes:
+        request = unpack(admin.OBJ_MODIFY, data)
+        self._objects_of(request.hdr.type).modify(request.hdr.id, request.resource_obj_specific_data)
+        return b""
+
+    def _query(self, member: int, data: bytes, room: int) -> bytes:
+        header = unpack(admin.OBJ_QUERY, data).hdr
+        return fitting(self._objects_of(header.type).query(header.id), room)
+
+    def _destroy(self, member: int, data: bytes, room: int) -> bytes:
+        header = unpack(admin.OBJ_HDR, data)
+        self._objects_of(header.type).destroy(header.id)
         return b""
 
 
@@ -214,6 +275,13 @@ class Administrator:
         if len(chain.writable) == 0:
             raise ProtocolError("an administration command without room for a status", "2.13")
         chain.write(self.execute(chain.read(LARGEST), len(chain.writable)))
+
+
+def fitting(result: bytes, room: int) -> bytes:
+    """Return a result that must not be cut short; :class:`CommandError` if there is no room for it."""
+    if len(result) > room:
+        raise CommandError(f"{len(result)} bytes of result, and room for {room}", STATUS.ENOMEM)
+    return result
 
 
 def admin_header(readable: bytes) -> Record:

@@ -31,14 +31,17 @@ from virtio._native import (
     NetReceiver,
     NetTransmitter,
 )
+from virtio.device.admin import Administrator
 from virtio.device.base import Device
 from virtio.device.features import extra
 from virtio.device.net_backends import NetworkBackend
 from virtio.device.net_control import MAX_COMMAND, Control, is_saved
+from virtio.device.net_flow import FlowFilters, split_saved
 from virtio.device.net_rss import MAX_KEY, MAX_TABLE, SUPPORTED_HASH_TYPES, SUPPORTED_TUNNEL_TYPES
 from virtio.errors import ConfigurationError, StateError
 from virtio.queue.device import DeviceQueue
 from virtio.spec import net
+from virtio.spec.admin_data import ANSWER_SIZE
 from virtio.spec.core import F as CORE
 from virtio.spec.net import F, S
 
@@ -78,6 +81,8 @@ class NetworkDevice(Device):
         standby: bool = False,
         coalescing: bool = False,
         in_order: bool = False,
+        flow_filters: bool = False,
+        administration: Administrator | None = None,
         polling: int = 0,
         name: str = "",
         features: int | str = 0,
@@ -89,6 +94,8 @@ class NetworkDevice(Device):
         steered automatically or by RSS, as the driver likes. ``speed`` in Mbit/s. ``standby``: there is
         another device with this address (STANDBY). ``coalescing``: count segments for the driver (RSC_EXT).
         ``in_order``: promise to use buffers in the driver's order (IN_ORDER).
+        ``flow_filters``: let the driver have rules about packets (5.1.9.6), by administration commands, on
+        transports that carry those. ``administration`` carries out commands for the group that it owns.
         ``polling``: microseconds for which a queue looks for frames before it sleeps.
         ``features`` are offered too: those that belong to no device type (``"RING_RESET"``).
         """
@@ -122,7 +129,12 @@ class NetworkDevice(Device):
             "supported_tunnel_types": SUPPORTED_TUNNEL_TYPES,
         }
         self._control = Control(self, self.mac)
-        super().__init__(name=name, features=offered, mask=mask, config=config)
+        self._flow_filters: FlowFilters | None = None
+        if flow_filters:
+            self._flow_filters = FlowFilters(self)
+            administration = administration or Administrator([])
+            self._flow_filters.join(administration)
+        super().__init__(name=name, features=offered, mask=mask, config=config, administration=administration)
         self.port.link = link
         self.port.set_backend(self._native_backend())
         if polling:
@@ -195,18 +207,25 @@ class NetworkDevice(Device):
     movable = frozenset({"mac", "status", "speed", "duplex"})
 
     def saved(self) -> bytes:
-        """What the driver has set by control commands."""
-        return self._control.saved()
+        """What the driver has set by commands: those that make another device what this one is."""
+        return self._control.saved() + (self._flow_filters.saved() if self._flow_filters is not None else b"")
 
     def check_saved(self, own: bytes, config: Mapping[str, Any]) -> None:
         """Any commands will do: one that makes no sense here is refused like the driver's own."""
-        if not is_saved(own):
+        control, filters = split_saved(own)
+        if not is_saved(control):
             raise StateError("these are no control commands of a network device")
+        if filters and self._flow_filters is None:
+            raise StateError("a state with flow filters, for a network device without")
 
     def restored(self, own: bytes) -> None:
         """Carry the commands out again; the data path forgets what it had of another driver."""
         self.negotiated(self.negotiated_features)
-        self._control.restore(own)
+        control, filters = split_saved(own)
+        self._control.restore(control)
+        for command in filters:
+            assert self.administration is not None, "there are flow filters"
+            self.administration.execute(command, ANSWER_SIZE)
 
     def handler(self, queue_index: int) -> Handler:
         """All queues but the last are served natively."""

@@ -10,6 +10,7 @@
 """
 
 import contextlib
+import functools
 import secrets
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +19,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 from virtio import spec
 from virtio.driver.base import POLLING, QUEUE_SIZE, Driver
+from virtio.driver.net_flow import FlowFilters
 from virtio.driver.net_queues import Frame as Frame
 from virtio.driver.net_queues import Header, ReceiveQueue, TransmitQueue
 from virtio.driver.queue import DriverQueue
@@ -367,6 +369,14 @@ class NetworkDriver(Driver):
         if types is not None and types & ~supported:
             raise ConfigurationError(f"hash types {types:#x}: the device can do {supported:#x}")
         return supported if types is None else types
+
+    @functools.cached_property
+    def flow_filters(self) -> FlowFilters:
+        """Rules about incoming packets, which come before all steering (5.1.9.6).
+
+        Raises :exc:`~virtio.ConfigurationError` if the device or the transport has none.
+        """
+        return FlowFilters(self)
 
     # --- coalescing of notifications
 

@@ -3,6 +3,8 @@
 # ruff: noqa: E501 - a table has one line per row
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from virtio.spec.model import V1_4, Code, Codes, Field, Struct, le16, le32, rest, u8
 
 # fmt: off
@@ -98,6 +100,45 @@ ACTION = Codes(
     since=V1_4,
 )
 # fmt: on
+
+
+class Header(NamedTuple):
+    """The header that a type of selector is about."""
+
+    name: str
+    size: int
+    fields: dict[str, int]
+    """Bits of each field, from the first on: with partial masks not to be split (5.1.9.6.2.2)."""
+
+
+def _header(name: str, fields: str) -> Header:
+    bits = {word.partition(":")[0]: int(word.partition(":")[2]) for word in fields.split()}
+    return Header(name, sum(bits.values()) // 8, bits)
+
+
+HEADERS = {
+    MASK_TYPE.ETH: _header("eth", "dst:48 src:48 type:16"),
+    MASK_TYPE.IPV4: _header(
+        "ipv4",
+        "version:4 ihl:4 tos:8 total_length:16 identification:16 flags:3 fragment_offset:13"
+        " ttl:8 protocol:8 checksum:16 src:32 dst:32",
+    ),
+    MASK_TYPE.IPV6: _header(
+        "ipv6",
+        "version:4 traffic_class:8 flow_label:20 payload_length:16 next_header:8 hop_limit:8 src:128 dst:128",
+    ),
+    MASK_TYPE.TCP: _header(
+        "tcp",
+        "src_port:16 dst_port:16 sequence:32 acknowledgment:32 data_offset:4 reserved:4"
+        " cwr:1 ece:1 urg:1 ack:1 psh:1 rst:1 syn:1 fin:1 window:16 checksum:16 urgent:16",
+    ),
+    MASK_TYPE.UDP: _header("udp", "src_port:16 dst_port:16 length:16 checksum:16"),
+}
+"""Headers by the type of selector, as their own standards have them."""
+ETHERTYPE = {MASK_TYPE.IPV4: 0x0800, MASK_TYPE.IPV6: 0x86DD}
+"""What an Ethernet header says of the header that follows."""
+PROTOCOL = {MASK_TYPE.TCP: 6, MASK_TYPE.UDP: 17}
+"""What an IP header says of the header that follows."""
 
 STRUCTS = (CAP_DATA, SELECTOR, CAP_MASK_DATA, ACTIONS, GROUP, CLASSIFIER, RULE)
 CODES = (CAPABILITY, RESOURCE_OBJ, DEV_PART, MASK_TYPE, MASK_F, ACTION)

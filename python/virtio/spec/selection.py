@@ -12,8 +12,12 @@ from virtio.spec.model import DeviceType, Feature
 
 
 def lookup(kind: DeviceType, key: int | str) -> Feature | None:
-    """Find a feature of a device type, or a reserved one, by bit number or by full or short name."""
-    return kind.features.get(key) or core.F.get(key)
+    """Find a feature of a device type, or a reserved one, by bit number or by full or short name.
+
+    Bits that only the legacy interface of a type knows mean now what they mean for all types.
+    """
+    own, shared = kind.features.get(key), core.F.get(key)
+    return shared if own is None or (own.legacy and shared is not None) else own
 
 
 def known(kind: DeviceType, features: int) -> Iterator[Feature]:

@@ -28,6 +28,8 @@ pub struct Layers {
     pub payload: usize,
     /// The packet is a fragment of a datagram.
     pub fragment: bool,
+    /// It is one other than the first: there is no transport header.
+    pub later: bool,
     /// There are IPv6 extension headers.
     pub extended: bool,
     /// Of the address in an IPv6 home address option; 0: none.
@@ -117,6 +119,7 @@ fn version_4(frame: &[u8], network: usize) -> Option<Layers> {
         protocol: frame[network + 9],
         // More fragments, or not the first.
         fragment: word(frame, network + 6)? & 0x3fff != 0,
+        later: word(frame, network + 6)? & 0x1fff != 0,
         next: network + 9,
         ..Layers::default()
     })
@@ -155,7 +158,11 @@ fn version_6(frame: &[u8], network: usize) -> Option<Layers> {
         }
         match layers.protocol {
             // An offset, or more to come.
-            FRAGMENT => layers.fragment |= word(frame, at + 2)? & 0xfff9 != 0,
+            FRAGMENT => {
+                let place = word(frame, at + 2)?;
+                layers.fragment |= place & 0xfff9 != 0;
+                layers.later |= place & 0xfff8 != 0;
+            }
             ROUTING if frame[at + 2] == 2 && length >= 24 => layers.routed = at + 8,
             DESTINATION => layers.home = home_address(frame, at + 2, at + length).unwrap_or(layers.home),
             _ => {}

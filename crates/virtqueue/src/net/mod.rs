@@ -8,6 +8,7 @@
 mod checksum;
 mod descriptor;
 mod filter;
+mod flow;
 mod frames;
 mod header;
 mod layers;
@@ -30,6 +31,7 @@ mod tests;
 
 pub use descriptor::{Descriptor, Framing};
 pub use filter::{Filter, Mac, Vlans};
+pub use flow::{Rule, Rules, Verdict};
 pub use frames::{Frame, Frames};
 pub use header::{MAX_FRAME, Malformed, Offload, check};
 pub use layers::{Layers, dissect};

@@ -1,6 +1,7 @@
 //! A network device between its queues and its back end.
 
 use super::filter::Filter;
+use super::flow::{Rules, Verdict};
 use super::frames::Frames;
 use super::header::ETHERNET;
 use super::layers::vlan;
@@ -19,6 +20,8 @@ const INBOX_FRAMES: usize = 4096;
 const INBOX_AHEAD: usize = 512;
 /// Their bytes.
 const INBOX_BYTES: usize = 8 << 20;
+/// The queue of frames that no queue gets.
+const NOWHERE: u16 = u16::MAX;
 
 /// All that a driver can take of large packets and partial checksums (`GUEST_…`).
 pub const GUEST_OFFLOADS: u128 = VIRTIO_NET_F_GUEST_CSUM
@@ -63,6 +66,8 @@ pub struct Settings {
     pub offloads: u128,
     /// Which frames are wanted.
     pub filter: Filter,
+    /// Rules that come before steering; `None`: there are none.
+    pub rules: Option<Arc<Rules>>,
     /// Where they go.
     pub steering: Steering,
     /// Hashes frames, for steering or for the report.
@@ -257,7 +262,9 @@ impl Port {
             return 0;
         }
         // Most often all go to one queue.
-        let single = matches!(settings.steering, Steering::Automatic(0 | 1)) && settings.hasher.is_none();
+        let single = matches!(settings.steering, Steering::Automatic(0 | 1))
+            && settings.hasher.is_none()
+            && settings.rules.is_none();
         let mut taken = 0;
         let mut at = 0;
         while at < frames.len() {
@@ -293,6 +300,19 @@ impl Port {
             &mut frame,
         );
         frames.list_mut()[index] = frame;
+        if let Some(rules) = &settings.rules {
+            let bytes = frames.get(&frame);
+            // 5.1.9.6.4: rules are for what the receive modes, the addresses and the VLANs have let in.
+            if bytes.len() < ETHERNET || !settings.filter.accepts(bytes) {
+                return NOWHERE;
+            }
+            match rules.find(bytes) {
+                Some(Verdict::Drop) => return NOWHERE,
+                // Dropped there if that queue is being reset.
+                Some(Verdict::Queue(queue)) => return queue,
+                None => {}
+            }
+        }
         // Automatic steering takes another queue for one that is being reset, RSS drops (5.1.9.5.6.2, 5.1.9.5.7.3).
         match settings.steering {
             Steering::Automatic(pairs) if !self.is_open(queue) => {

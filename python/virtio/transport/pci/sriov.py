@@ -16,12 +16,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from virtio.device.admin import (
+    EEXIST,
     Administrator,
     Capability,
     CommandError,
     Group,
     InvalidFieldError,
     SelfGroup,
+    fitting,
     unpack,
 )
 from virtio.errors import ConfigurationError, Error, ProtocolError
@@ -45,8 +47,6 @@ _CAP = pci_bus.SRIOV_CAP
 _GET, _SET = admin.PARTS_OBJ_TYPE.GET, admin.PARTS_OBJ_TYPE.SET
 _STOPPED = 1 << admin.MODE_BIT.STOPPED
 _STATUS = admin.STATUS
-_EEXIST = 17
-"""2.12.1.3.5 names it, and the table of values has forgotten it: values are those of Linux (2.12.1)."""
 _PARTS_GET = Struct(
     "virtio_admin_cmd_dev_parts_get_data", admin.PARTS_GET.section, admin.PARTS_GET.fields[:3]
 )
@@ -225,7 +225,7 @@ class VirtualFunctions(Group):
             )
         objects = self._member(member).objects
         if number in objects:
-            raise CommandError(f"object {number} is there already", _EEXIST)
+            raise CommandError(f"object {number} is there already", EEXIST)
         objects[number] = use
         return b""
 
@@ -292,7 +292,7 @@ class VirtualFunctions(Group):
             result = admin.METADATA_COUNT.pack(count=len(found)) + b"".join(part.header for part in found)
         else:
             raise InvalidFieldError(f"metadata of type {request.type}")
-        return _fitting(result, room)
+        return fitting(result, room)
 
     def _get_parts(self, member: int, data: bytes, room: int) -> bytes:
         request = unpack(_PARTS_GET, data[: admin.PARTS_GET.minimum])
@@ -307,7 +307,7 @@ class VirtualFunctions(Group):
             found = self._still(member, lambda function: parts.select(function, wanted))
         else:
             raise InvalidFieldError(f"device parts of type {request.type}")
-        return _fitting(b"".join(part.pack() for part in found), room)
+        return fitting(b"".join(part.pack() for part in found), room)
 
     def _set_parts(self, member: int, data: bytes, room: int) -> bytes:
         request = unpack(admin.PARTS_SET, data)
@@ -346,9 +346,3 @@ class VirtualFunctions(Group):
             found.stopped = False
             found.function.resume()
         return b""
-
-
-def _fitting(result: bytes, room: int) -> bytes:
-    if len(result) > room:
-        raise CommandError(f"{len(result)} bytes of result, and room for {room}", _STATUS.ENOMEM)
-    return result

@@ -1,6 +1,7 @@
 //! The network device's data path against buffers in memory, and against what packets have to be.
 
 mod bed;
+mod filtering;
 mod headers;
 mod offloads;
 mod receiving;
