@@ -1,7 +1,6 @@
 """Flow filters (VIRTIO 1.4, 5.1.9.6): which packets rules are for, and how they move with the device."""
 
 import struct
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,6 +22,7 @@ from tests.device.test_net_flow import (
 
 import virtio
 from virtio.device.net_flow import split_saved
+from virtio.device.state import unpack
 from virtio.errors import StateError
 from virtio.spec.admin_data import bits_of
 
@@ -88,14 +88,22 @@ def test_a_filter_by_address_comes_before_rules() -> None:
 # --- another device in its place
 
 
-def moved(bench: Bench, change: Callable[[bytes], bytes] = bytes) -> virtio.NetworkDevice:
-    bench.device.set_status(0xF)
+def moved(bench: Bench, own: bytes | None = None) -> Bench:
+    """Another device in the place of this one; ``own``: instead of what this one saved."""
     other = virtio.NetworkDevice(mac="02:00:00:00:00:01", pairs=4, flow_filters=True)
-    own = change(bench.device.saved())
-    other.check_saved(own, {})
-    other.negotiated_features = bench.device.negotiated_features
-    other.restored(own)
-    return other
+    saved = bench.device.saved()
+    state = bench.device.save_state()
+    assert state.endswith(saved)
+    if own is not None:
+        state = unpack(state)._replace(own=own).pack()
+    other.set_status(1)
+    other.set_status(3)
+    other.load_state(state)
+    other.negotiate(bench.device.negotiated_features)
+    other.set_status(bench.device.status)
+    again = Bench.__new__(Bench)
+    again.device = other
+    return again
 
 
 def test_filters_move_with_the_device() -> None:
@@ -104,8 +112,7 @@ def test_filters_move_with_the_device() -> None:
     assert bench.create(GROUP, 9, group(6)) == OK
     assert bench.create(RULE, 5, rule(group=9, priority=7)) == OK
     bench.run(OP.LIST_USE, bits_of((0, 1, OP.RESOURCE_OBJ_QUERY)))
-    again = Bench.__new__(Bench)
-    again.device = moved(bench)
+    again = moved(bench)
     assert again.device.saved() == bench.device.saved()
     assert again.query(RULE, 5) == (OK, rule(group=9, priority=7))
     assert again.destroy(RULE, 5) == OPCODE, "it may use what it said to use"
@@ -127,7 +134,7 @@ def test_a_state_that_is_none_is_refused(change: Any) -> None:
     bench = Bench()
     bench.three()
     with pytest.raises(StateError):
-        moved(bench, change)
+        moved(bench, change(bench.device.saved()))
     with pytest.raises(StateError, match="without"):
         virtio.NetworkDevice().check_saved(bench.device.saved(), {})
 
@@ -139,8 +146,6 @@ def test_commands_of_a_state_that_make_no_sense_are_refused() -> None:
     _, commands = split_saved(bench.device.saved())
     wrong = commands[-3]  # the group's classifier, of which nothing is left but its type and number
     assert wrong[24:26] == CLASSIFIER.to_bytes(2, "little")
-    other = moved(bench, lambda own: own.replace(wrong[40:], bytes(len(wrong) - 40)))
-    again = Bench.__new__(Bench)
-    again.device = other
+    again = moved(bench, bench.device.saved().replace(wrong[40:], bytes(len(wrong) - 40)))
     assert again.query(GROUP, 0) == (OK, group(5))
     assert again.query(CLASSIFIER, 0)[0] == again.query(RULE, 0)[0] == ENXIO

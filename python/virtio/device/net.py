@@ -41,7 +41,6 @@ from virtio.device.net_rss import MAX_KEY, MAX_TABLE, SUPPORTED_HASH_TYPES, SUPP
 from virtio.errors import ConfigurationError, StateError
 from virtio.queue.device import DeviceQueue
 from virtio.spec import net
-from virtio.spec.admin_data import ANSWER_SIZE
 from virtio.spec.core import F as CORE
 from virtio.spec.net import F, S
 
@@ -223,9 +222,8 @@ class NetworkDevice(Device):
         self.negotiated(self.negotiated_features)
         control, filters = split_saved(own)
         self._control.restore(control)
-        for command in filters:
-            assert self.administration is not None, "there are flow filters"
-            self.administration.execute(command, ANSWER_SIZE)
+        if self._flow_filters is not None and self.administration is not None:
+            self._flow_filters.restore(filters, self.administration)
 
     def handler(self, queue_index: int) -> Handler:
         """All queues but the last are served natively."""

@@ -25,7 +25,7 @@ from virtio.device.admin import (
 from virtio.errors import ConfigurationError, StateError
 from virtio.queue.device import DeviceQueue
 from virtio.spec import admin, net_flow
-from virtio.spec.admin_data import HEADER, bits_of
+from virtio.spec.admin_data import ANSWER_SIZE, HEADER, bits_of
 from virtio.spec.layout import Record
 
 TYPE, ACTION, OBJECT = net_flow.MASK_TYPE, net_flow.ACTION, net_flow.RESOURCE_OBJ
@@ -404,6 +404,12 @@ class FlowFilters:
                 commands.append(_command(op.RESOURCE_OBJ_CREATE, data))
         commands.append(_command(op.LIST_USE, bits_of(self._group.used)))
         return _SEPARATOR + b"".join(len(command).to_bytes(4, "little") + command for command in commands)
+
+    def restore(self, commands: Sequence[bytes], administrator: Administrator) -> None:
+        """Carry out what was saved; what makes no sense here is refused like the driver's own commands."""
+        self._group.reset()
+        for command in commands:
+            administrator.execute(command, ANSWER_SIZE)
 
     # --- what the driver may take of the capabilities
 
