@@ -148,3 +148,21 @@ def test_a_card_that_has_little(tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert "receive modes      cannot be set" in capsys.readouterr().out
         assert run(["net", address, "settings", "--promisc"]) == 2
     device.close()
+
+
+def test_a_card_with_flow_filters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    device = virtio.NetworkDevice(NetBackend.sink(), flow_filters=True)
+    for address, there in (
+        (f"vfio-user:{tmp_path}/net.sock", True),
+        (f"vhost-user:{tmp_path}/v.sock", False),
+    ):
+        with virtio.start(device, address):
+            found = printed(capsys, address)["flow_filters"]
+            assert run(["net", address, "settings"]) == 0
+            assert ("1024 rules in 64 groups" in capsys.readouterr().out) == there
+        assert (found is not None) == there
+        if found:
+            assert found["rules"] == found["rules_per_group"] == 1024
+            assert found["headers"] == ["eth", "ipv4", "ipv6", "tcp", "udp"]
+            assert found["actions"] == ["DROP", "DIRECT_RX_VQ"]
+    device.close()

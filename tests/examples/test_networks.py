@@ -40,6 +40,14 @@ def test_a_lossy_network() -> None:
     assert order == "out of order"
 
 
+def test_flow_filters() -> None:
+    assert run("flow_filters.py").splitlines() == [
+        "port 5000: queue 3",
+        "port 53: dropped",
+        "port 80: queue 1",
+    ]
+
+
 def test_a_card() -> None:
     *function, traffic = run("card.py").splitlines()
     assert function[0].startswith("00:00.0 ")

@@ -231,8 +231,31 @@ def describe(card: "NetworkDriver", changes: _Changes | None = None) -> dict[str
             "possible": bool(card.features & F.CTRL_VLAN),
             "set": [] if changes is None else changes.vlans,
         },
+        "flow_filters": _flow_filters(card),
         "features": _names(card, lambda _: True),
     }
+
+
+def _flow_filters(card: "NetworkDriver") -> dict[str, Any] | None:
+    """Return what there can be of them; None: the device or the transport has none."""
+    if card.administration is None:
+        return None
+    from virtio.spec import net_flow
+
+    try:
+        flows = card.flow_filters
+    except ConfigurationError:
+        return None
+    headers = [net_flow.HEADERS[kind].name for kind in flows.selectors if kind in net_flow.HEADERS]
+    limits = {
+        name.removesuffix("_limit"): most for name, most in vars(flows.limits).items() if name != "reserved"
+    }
+    actions = [_short(net_flow.ACTION, action) for action in sorted(flows.actions)]
+    return {**limits, "headers": headers, "actions": actions}
+
+
+def _short(codes: Any, value: int) -> str:
+    return (codes.name(value) or str(value)).removeprefix(codes.prefix)
 
 
 def _hashes(card: "NetworkDriver") -> bool:
@@ -352,6 +375,9 @@ def _print(found: dict[str, Any]) -> None:
         ("hash types", ", ".join(rss["types"]) or "none"),
         ("RSS", _rss(rss)),
     ]
+    if flows := found["flow_filters"]:
+        told = f"{flows['rules']} rules in {flows['groups']} groups, {flows['classifiers']} classifiers"
+        rows.append(("flow filters", f"{told}; {', '.join(flows['headers'])}"))
     if rss["set"]:
         rows += [
             ("RSS table", ",".join(map(str, rss["set"]["table"]))),
