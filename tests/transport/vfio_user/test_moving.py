@@ -1,12 +1,14 @@
 """A function goes from one server to another while its driver uses it."""
 
 import contextlib
+import gc
 from pathlib import Path
 
 import pytest
 from tests.transport.contract import BASIC, READY, Mirror, S, live
 
 import virtio
+from virtio.driver.net import NetworkDriver
 from virtio.errors import RefusedError
 from virtio.spec import core
 from virtio.transport.pci import PciDriverEnd
@@ -47,6 +49,36 @@ def test_queues_go_on_in_another_server(tmp_path: Path, layout: int) -> None:
                 assert target.read(CONFIG, 0, 64) == source.read(CONFIG, 0, 64)
             finally:
                 target._client.close()
+
+
+def test_flow_filters_go_with_a_card(tmp_path: Path) -> None:
+    """What the administration virtqueue has set is in force where the card goes on."""
+    move_a_card(tmp_path)
+    gc.collect()  # a network device and its parts refer to each other
+
+
+def move_a_card(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        devices = [virtio.NetworkDevice(mac="02:00:00:00:00:01", flow_filters=True) for _ in range(2)]
+        places = [f"{tmp_path}/{index}.sock" for index in range(2)]
+        for device, place in zip(devices, places, strict=True):
+            stack.callback(device.close)
+            stack.enter_context(virtio.start(device, f"vfio-user:{place}"))
+        source = open_bus(places[0])
+        card = stack.enter_context(NetworkDriver(PciDriverEnd(source)))
+        card.flow_filters.add({"eth.type": 0x88B5}, queue=None)
+        state = source.save()
+        connection = open_connection(places[1], "vfio-user", 5.0)
+        target = VfioUserBus(connection, source.memory, address="vfio-user:", timeout=5.0, share=True)
+        try:
+            target.load(state)
+            for kind in (0x88B5, 0x88B6):
+                frame = devices[1].mac + bytes(6) + kind.to_bytes(2, "big") + bytes(46)
+                assert devices[1].send(frame) == (kind == 0x88B6)
+            assert not devices[1].needs_reset
+            assert not any(queue.running for queue in devices[0].queues)
+        finally:
+            target._client.close()
 
 
 def test_a_function_that_was_saved_may_stay(tmp_path: Path) -> None:
