@@ -74,7 +74,7 @@ def test_a_command_is_sent_again_if_the_owner_asks_for_it(driver: EntropyDriver,
     assert group.execute(OP.LEGACY_NOTIFY_INFO, member=2) == b"done"
     assert asked == [2, 2, 2, 2]
     with pytest.raises(AdminError, match="EAGAIN"):
-        driver.administration.execute(OP.LEGACY_NOTIFY_INFO, group=GROUP, member=3, timeout=0.1)
+        driver.administration.execute(OP.LEGACY_NOTIFY_INFO, group=GROUP, member=3, timeout=2)
     assert group.execute(OP.LEGACY_NOTIFY_INFO, member=1) == b"done"
 
 

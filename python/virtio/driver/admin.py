@@ -74,8 +74,9 @@ class Administration:
 
         Commands are filled up to a multiple of 64 bits (2.13.2) unless their length matters: ``exact``.
 
-        Sent again while the owner says EAGAIN. Raises :class:`AdminError` if it failed, ``TimeoutError``
-        after ``timeout`` seconds (the transport's by default); the queue cannot be used any more then.
+        Sent again while the owner says EAGAIN, for half of the time. Raises :class:`AdminError` if it failed,
+        ``TimeoutError`` after ``timeout`` seconds (the transport's by default); the queue cannot be used
+        any more then.
         """
         packed = HEADER.pack(opcode=opcode, group_type=group, group_member_id=member) + data
         if not exact:
@@ -84,13 +85,18 @@ class Administration:
             if self._device is None:
                 raise TransportError("the driver is closed")
             driver, _ = self._device
-            deadline = time.monotonic() + (driver.end.timeout if timeout is None else timeout)
+            timeout = driver.end.timeout if timeout is None else timeout
+            deadline = time.monotonic() + timeout
+            # The other half is for the answer to the last one: without it the queue would be lost.
+            patience = deadline - timeout / 2
             while True:
                 answer = self._send(packed, room, deadline)
                 status, qualifier = (int.from_bytes(answer[at : at + 2], "little") for at in (0, 2))
-                if status != admin.STATUS.EAGAIN or time.monotonic() + _PAUSE > deadline:
+                if status != admin.STATUS.EAGAIN:
                     break
                 time.sleep(_PAUSE)  # nothing was done: it is to be tried again (2.13.2)
+                if time.monotonic() > patience:
+                    break
         if status != admin.STATUS.OK:
             raise AdminError(_refusal(opcode, status, qualifier), status, qualifier)
         return answer[ANSWER_SIZE:]
