@@ -16,7 +16,7 @@ HERE = {"checksum.py", "entropy.py", "flaky.py", "lines.py"}
 SERVED = {"computed_disk.py", "console.py"}
 DRIVING = {"drive_a_disk.py"}
 TESTS = {"test_a_disk.py"}
-NETWORKS = {"card.py", "lossy_network.py", "mirror.py"}
+NETWORKS = {"card.py", "flow_filters.py", "lossy_network.py", "mirror.py"}
 
 
 def test_there_is_a_test_for_every_example() -> None:
