@@ -90,13 +90,16 @@ def test_what_is_set_comes_to_the_card(card: tuple[Card, str], capsys: pytest.Ca
 
 def test_hashes_spread_frames(card: tuple[Card, str], capsys: pytest.CaptureFixture[str]) -> None:
     options = ("--rss-table", "1,0,1,1", "--rss-key", "01:02:03", "--rss-types", "ipv4,udpv6")
-    found = printed(capsys, card[1], *options, "--rss-unclassified", "1")["rss"]["set"]
+    more = ("--rss-unclassified", "1", "--rss-transmit", "1", "--remove-vlan", "9")
+    found = printed(capsys, card[1], *options, *more)
+    assert found["pairs"]["in_use"] == 1
+    found = found["rss"]["set"]
     assert found == {
         "table": [1, 0, 1, 1],
         "key": "010203",
         "types": ["IPv4", "UDPv6"],
         "unclassified": 1,
-        "transmit": 2,
+        "transmit": 1,
     }
     assert run(["net", card[1], "settings", "--rss-table", "0,1"]) == 0
     out = capsys.readouterr().out
@@ -118,6 +121,9 @@ def test_hashes_spread_frames(card: tuple[Card, str], capsys: pytest.CaptureFixt
         ("--coalesce-queue", "rx2=1,1"),
         ("--coalesce-queue", "control=1,1"),
         ("--rss-key", "00"),
+        ("--rss-transmit", "1"),
+        ("--hash-key", "00"),
+        ("--hash-types", "ipv4", "--hash-key", "xy"),
         ("--rss-table", "0,1,0"),
         ("--rss-table", "0,x"),
         ("--rss-table", "0,1", "--rss-key", "00" * 41),
@@ -133,6 +139,15 @@ def test_what_cannot_be_is_one_line(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert len(captured.err.splitlines()) == 1
+
+
+def test_hashes_are_reported(card: tuple[Card, str], capsys: pytest.CaptureFixture[str]) -> None:
+    found = printed(capsys, card[1], "--hash-types", "tcpv4", "--hash-key", "0a0b")
+    assert found["hash_report"] == {"possible": True, "set": {"types": ["TCPv4"], "key": "0a0b"}}
+    assert run(["net", card[1], "settings", "--hash-types", "none", "--vlan", "3", "--remove-vlan", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "hash report        none, key " in out
+    assert "VLANs              none let in by us" in out
 
 
 def test_a_card_that_has_little(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ No command asks a device for what was set, but for coalescing: the rest is what 
 """
 
 import json
+import secrets
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,6 +16,7 @@ from virtio.errors import ConfigurationError
 if TYPE_CHECKING:
     from virtio.driver.net import NetworkDriver
 
+_KEY_SIZE = 40
 MOST_PAIRS = 16
 """Pairs of queues that are set up unless more are asked for."""
 
@@ -34,6 +36,10 @@ def settings(  # one parameter for each option
     vlans: Annotated[
         list[int] | None,
         typer.Option("--vlan", metavar="ID", min=0, max=4095, help="Let frames of a VLAN in."),
+    ] = None,
+    removed_vlans: Annotated[
+        list[int] | None,
+        typer.Option("--remove-vlan", metavar="ID", min=0, max=4095, help="Let them in no longer."),
     ] = None,
     pairs: Annotated[
         int | None, typer.Option(metavar="N", min=1, max=0x8000, help="Use so many pairs of queues.")
@@ -72,6 +78,15 @@ def settings(  # one parameter for each option
     rss_unclassified: Annotated[
         int | None, typer.Option(metavar="N", min=0, help="The queue for frames without a hash.")
     ] = None,
+    rss_transmit: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Use so many transmit queues.")
+    ] = None,
+    hash_types: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="Report hashes of these types (HASH_REPORT).")
+    ] = None,
+    hash_key: Annotated[
+        str | None, typer.Option(metavar="HEX", help="Their key; without one it is random.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print what the device has, after setting what options say.
@@ -93,6 +108,7 @@ def settings(  # one parameter for each option
         modes={mode: on for mode, on in modes.items() if on is not None},
         addresses=addresses or [],
         vlans=vlans or [],
+        removed_vlans=removed_vlans or [],
         pairs=pairs,
         rings={"RX": rx_ring, "TX": tx_ring},
         offloads=offloads,
@@ -102,6 +118,9 @@ def settings(  # one parameter for each option
         key=rss_key,
         types=rss_types,
         unclassified=rss_unclassified,
+        transmit=rss_transmit,
+        hash_types=hash_types,
+        hash_key=hash_key,
     )
     with connected(context.obj, "net", pairs=wanted) as card:
         changes.apply(card)
@@ -122,6 +141,7 @@ class _Changes:
         modes: dict[str, bool],
         addresses: list[str],
         vlans: list[int],
+        removed_vlans: list[int],
         pairs: int | None,
         rings: dict[str, int | None],
         offloads: str | None,
@@ -131,6 +151,9 @@ class _Changes:
         key: str | None,
         types: str | None,
         unclassified: int | None,
+        transmit: int | None,
+        hash_types: str | None,
+        hash_key: str | None,
     ) -> None:
         from virtio.spec import net, net_control
 
@@ -138,6 +161,7 @@ class _Changes:
         self.modes = modes
         self.addresses = [_address(one) for one in addresses]
         self.vlans = vlans
+        self.removed_vlans = removed_vlans
         self.pairs = pairs
         self.rings = rings
         self.offloads = None if offloads is None else _bits(net_control.OFFLOADS, offloads)
@@ -149,8 +173,14 @@ class _Changes:
         self.key = None if key is None else _hex(key, "a key")
         self.types = None if types is None else _bits(net.HASH_TYPE, types)
         self.unclassified = unclassified
-        if (key or types or unclassified is not None) and table is None:
-            raise ConfigurationError("--rss-key, --rss-types and --rss-unclassified go with --rss-table")
+        self.transmit = transmit
+        self.hash_types = None if hash_types is None else _bits(net.HASH_TYPE, hash_types)
+        self.hash_key = b"" if hash_key is None else _hex(hash_key, "a key")
+        numbers = (unclassified, transmit)
+        if table is None and (key or types or any(number is not None for number in numbers)):
+            raise ConfigurationError("the other --rss options go with --rss-table")
+        if hash_key is not None and hash_types is None:
+            raise ConfigurationError("--hash-key goes with --hash-types")
 
     def apply(self, card: "NetworkDriver") -> None:
         """Set it all."""
@@ -172,17 +202,29 @@ class _Changes:
             card.set_filter(unicast, [one for one in self.addresses if one[0] & 1])
         for vlan in self.vlans:
             card.add_vlan(vlan)
+        for vlan in self.removed_vlans:
+            card.remove_vlan(vlan)
         if self.offloads is not None:
             card.set_offloads(self.offloads)
         for direction, values in self.coalescing.items():
             card.set_coalescing("RX" if direction == "RX" else "TX", *values)
         for direction, number, values in self.coalesced_queues:
             card.set_coalescing("RX" if direction == "RX" else "TX", *values, queue=number)
+        if self.hash_types is not None:
+            most = card.config.values()["rss_max_key_size"] if _hashes(card) else 0
+            self.hash_key = self.hash_key or secrets.token_bytes(min(most, _KEY_SIZE))
+            card.set_hash(self.hash_types, self.hash_key)
         if self.table is not None:
-            card.set_rss(self.table, types=self.types, key=self.key, unclassified=self.unclassified or 0)
+            card.set_rss(
+                self.table,
+                types=self.types,
+                key=self.key,
+                unclassified=self.unclassified or 0,
+                transmit=self.transmit,
+            )
 
 
-def describe(card: "NetworkDriver", changes: _Changes | None = None) -> dict[str, Any]:
+def describe(card: "NetworkDriver", changes: _Changes) -> dict[str, Any]:
     """Return all that there is to know, in the form of ``--json``."""
     from virtio.spec import net
     from virtio.spec.net import F
@@ -221,15 +263,21 @@ def describe(card: "NetworkDriver", changes: _Changes | None = None) -> dict[str
                 "transmit": rss.transmit,
             },
         },
+        "hash_report": {
+            "possible": bool(card.features & F.HASH_REPORT),
+            "set": None
+            if changes.hash_types is None
+            else {"types": _codes(net.HASH_TYPE, changes.hash_types), "key": changes.hash_key.hex()},
+        },
         "receive_modes": {
             "possible": bool(card.features & F.CTRL_RX),
             "more": bool(card.features & F.CTRL_RX_EXTRA),
-            "set": {} if changes is None else changes.modes,
-            "addresses": [] if changes is None else [one.hex(":") for one in changes.addresses],
+            "set": changes.modes,
+            "addresses": [one.hex(":") for one in changes.addresses],
         },
         "vlans": {
             "possible": bool(card.features & F.CTRL_VLAN),
-            "set": [] if changes is None else changes.vlans,
+            "set": [one for one in changes.vlans if one not in changes.removed_vlans],
         },
         "flow_filters": _flow_filters(card),
         "features": _names(card, lambda _: True),
@@ -375,6 +423,8 @@ def _print(found: dict[str, Any]) -> None:
         ("hash types", ", ".join(rss["types"]) or "none"),
         ("RSS", _rss(rss)),
     ]
+    if report := found["hash_report"]["set"]:
+        rows.append(("hash report", f"{', '.join(report['types']) or 'none'}, key {report['key']}"))
     if flows := found["flow_filters"]:
         told = f"{flows['rules']} rules in {flows['groups']} groups, {flows['classifiers']} classifiers"
         rows.append(("flow filters", f"{told}; {', '.join(flows['headers'])}"))
