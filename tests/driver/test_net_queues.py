@@ -8,7 +8,7 @@ from tests.driver.conftest import Drive
 
 import virtio
 from virtio._native import NetBackend, NetFrame
-from virtio.driver.net import Coalescing
+from virtio.driver.net import Coalescing, NetworkDriver
 from virtio.errors import ConfigurationError, DeviceError
 from virtio.spec.net import HASH_TYPE, F
 
@@ -183,6 +183,32 @@ def test_a_queue_can_be_reset_with_another_size(drive: Drive) -> None:
         card.send(flow(number), queue=1, timeout=10)
         assert card.receive(10, queue=1).data == flow(number)
     assert [queue.size for queue in card.queues] == [256, 256, 64, 64, 256]
+
+
+def test_frames_that_wait_stay_while_a_queue_is_reset(drive: Drive, layout: str) -> None:
+    """A large packet is cut into more than there are buffers; only what lies in those is lost."""
+    card = drive(looped(pairs=1, features="RING_RESET"), mask=f"GUEST_TSO4,{layout}".strip(","))
+    card.queues[0].reset(8)
+    header = bytes.fromhex("0800 4500 ea88 0000 4000 40 06 0000 0a000001 0a000002")
+    header += bytes.fromhex("0001 0002 00000000 00000000 5010 ffff 0000 0000")
+    data = bytes(number % 251 for number in range(40 * 1448))
+    fields = {"flags": 1, "gso_type": 1, "gso_size": 1448, "csum_start": 34, "csum_offset": 16}
+    card.send(MAC + PEER + header + data, **fields, timeout=10)
+    for size, delivered in ((4, 8), (64, 12)):
+        wait_until_received(card, delivered)
+        card.queues[0].reset(size)
+    segments = [card.receive(10).data[54:] for _ in range(28)]
+    assert b"".join(segments) == data[12 * 1448 :]
+    assert card.statistics()["rx_drops"] == 0
+
+
+def wait_until_received(card: NetworkDriver, count: int) -> None:
+    pause = threading.Event()
+    for _ in range(1000):
+        if card.statistics()["rx_packets"] == count:
+            return
+        pause.wait(0.01)
+    raise AssertionError(f"{card.statistics()['rx_packets']} frames were received, not {count}")
 
 
 def test_the_network_is_told_when_the_device_asks_for_it(drive: Drive) -> None:

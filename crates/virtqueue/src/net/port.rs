@@ -142,12 +142,39 @@ impl Inbox {
         true
     }
 
+    /// Puts frames back that were taken and not delivered, before those that came since. Returns how many of them
+    /// all are lost for want of room. `wanted` is asked when nobody can clear it any more without these being there.
+    fn put_back(&self, mut frames: Frames, wanted: impl FnOnce() -> bool) -> usize {
+        let mut waiting = lock(&self.frames);
+        if !wanted() {
+            return 0;
+        }
+        let mut lost = 0;
+        for frame in waiting.list() {
+            if has_room(&frames, frame.size()) {
+                frames.push_frame(&waiting, frame);
+            } else {
+                lost += 1;
+            }
+        }
+        *waiting = frames;
+        if !waiting.is_empty() && !self.ready.swap(true, Ordering::Relaxed) {
+            self.event.signal();
+        }
+        lost
+    }
+
     fn clear(&self) {
         let mut frames = lock(&self.frames);
         self.event.clear();
         self.ready.store(false, Ordering::Relaxed);
         frames.clear();
     }
+}
+
+/// Whether another frame may wait.
+pub(super) fn has_room(frames: &Frames, size: usize) -> bool {
+    frames.len() < INBOX_FRAMES && frames.bytes() + size <= INBOX_BYTES
 }
 
 /// One pair of queues.
@@ -164,6 +191,8 @@ pub(super) struct Pair {
 pub struct Port {
     settings: Mutex<Arc<Settings>>,
     generation: AtomicU64,
+    /// Counts drivers: what waits for one is not for the next.
+    driver: AtomicU64,
     pub(super) pairs: Box<[Pair]>,
     pub(super) flows: Flows,
     backend: Mutex<Option<Arc<dyn Backend>>>,
@@ -191,6 +220,7 @@ impl Port {
         Ok(Self {
             settings: Mutex::default(),
             generation: AtomicU64::new(1),
+            driver: AtomicU64::new(0),
             pairs: (0..pairs.max(1)).map(|_| pair()).collect::<io::Result<_>>()?,
             flows: Flows::default(),
             backend: Mutex::new(None),
@@ -235,6 +265,7 @@ impl Port {
             };
         });
         self.flows.clear();
+        self.driver.fetch_add(1, Ordering::AcqRel);
         self.pairs.iter().for_each(|pair| pair.inbox.clear());
     }
 
@@ -242,6 +273,20 @@ impl Port {
     #[inline]
     pub(super) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
+    }
+
+    /// Which driver this is.
+    pub(super) fn driver(&self) -> u64 {
+        self.driver.load(Ordering::Acquire)
+    }
+
+    /// A receive queue stops, and these frames for `driver` were not delivered: they wait for it to be enabled again.
+    pub(super) fn put_back(&self, queue: usize, driver: u64, frames: Frames) {
+        let Some(pair) = self.pairs.get(queue) else { return };
+        // Not if its worker was given up with its driver, and ends only now.
+        let lost = pair.inbox.put_back(frames, || self.driver() == driver);
+        pair.received.drops.add(lost as u64);
+        pair.received.drop_overruns.add(lost as u64);
     }
 
     /// What a receive queue has done.
@@ -348,11 +393,11 @@ impl Port {
             }
             if !open || !fits(settings, bytes, frame.offload.is_large()) {
                 dropped += 1;
-            } else if inbox.len() >= INBOX_FRAMES || inbox.bytes() + bytes.len() > INBOX_BYTES {
-                overruns += 1;
-            } else {
+            } else if has_room(&inbox, bytes.len()) {
                 inbox.push_frame(frames, frame);
                 taken += 1;
+            } else {
+                overruns += 1;
             }
         }
         if taken > 0 && !pair.inbox.ready.swap(true, Ordering::Relaxed) {

@@ -44,6 +44,8 @@ pub struct Receiver {
     size: usize,
     /// Counted in the pair's `open`.
     open: bool,
+    /// Whom frames are for.
+    driver: u64,
     generation: u64,
     settings: Arc<Settings>,
     backend: Option<Arc<dyn Backend>>,
@@ -72,6 +74,7 @@ impl Receiver {
         Self {
             settings: port.settings(),
             open: port.pairs.len() > queue,
+            driver: port.driver(),
             port,
             queue,
             size,
@@ -305,6 +308,25 @@ impl Receiver {
         (self.buffers, self.segments) = (0, 0);
         if let (true, Some(pair)) = (std::mem::take(&mut self.open), self.port.pairs.get(self.queue)) {
             pair.open.fetch_sub(1, Ordering::Relaxed);
+            self.put_back();
+        }
+    }
+
+    /// What was taken and not delivered waits for the queue to be enabled again: a driver that gives it another size
+    /// would lose all that is on its way, and TCP sends that again only when its time is up.
+    fn put_back(&mut self) {
+        let mut frames = std::mem::take(&mut self.pieces);
+        let mut left = Frames::default();
+        for piece in &frames.list()[self.piece..] {
+            left.push_frame(&frames, piece);
+        }
+        frames = std::mem::take(&mut self.frames);
+        for frame in &frames.list()[self.next..] {
+            left.push_frame(&frames, frame);
+        }
+        (self.piece, self.next) = (0, 0);
+        if !left.is_empty() {
+            self.port.put_back(self.queue, self.driver, left);
         }
     }
 }

@@ -320,6 +320,99 @@ fn without_a_link_or_a_queue_nothing_passes() {
     assert_eq!(bed.drops(), (1, 0));
 }
 
+/// As when a driver resets its queue under traffic: only what lies in its buffers is lost.
+#[test]
+fn frames_that_wait_stay_while_a_queue_is_reset() {
+    let frame = |payload| Packet { payload, ..UDP4 }.frame();
+    let mut bed = Bed::new(MERGE, 4);
+    bed.driver.writable(&[2000]);
+    bed.driver.give(&mut bed.receiver).unwrap();
+    // The first is delivered, the next waits for a buffer, the third comes later.
+    let mut frames = Frames::default();
+    (1..3).for_each(|number| frames.push(&frame(number), Offload::default()));
+    bed.port.deliver(&mut frames);
+    bed.receiver.reap(&mut bed.driver.done).unwrap();
+    assert_eq!(bed.driver.used(), [(0, [header(1), frame(1)].concat())]);
+    bed.deliver(&frame(3), Offload::default());
+    bed.receiver.cancel();
+    // What comes meanwhile is dropped (5.1.9.5.7.3).
+    assert_eq!(bed.deliver(&frame(4), Offload::default()), 0);
+    bed.receiver = Receiver::new(bed.port.clone(), 0, 8);
+    (0..3).for_each(|_| bed.driver.writable(&[2000]));
+    bed.driver.give(&mut bed.receiver).unwrap();
+    bed.deliver(&frame(5), Offload::default());
+    let used: Vec<_> = bed.driver.used().into_iter().map(|(_, data)| data).collect();
+    let expected = [2, 3, 5].map(|number| [header(1), frame(number)].concat());
+    assert_eq!(used, expected);
+    assert_eq!(bed.drops(), (1, 0));
+}
+
+#[test]
+fn segments_that_wait_stay_while_a_queue_is_reset() {
+    let large = TCP4.frame();
+    let mut bed = Bed::new(MERGE, 4);
+    bed.driver.writable(&[2000]);
+    bed.driver.give(&mut bed.receiver).unwrap();
+    bed.deliver(&large, TCP4.request(VIRTIO_NET_HDR_GSO_TCPV4, 1000));
+    let mut used = bed.driver.used();
+    assert_eq!(used.len(), 1);
+    bed.receiver.cancel();
+    bed.receiver = Receiver::new(bed.port.clone(), 0, 8);
+    (0..8).for_each(|_| bed.driver.writable(&[2000]));
+    bed.driver.give(&mut bed.receiver).unwrap();
+    used.extend(bed.driver.used());
+    let headers = 12 + TCP4.headers();
+    let payload: Vec<u8> = used
+        .iter()
+        .flat_map(|(_, data)| data[headers..].to_vec())
+        .collect();
+    assert_eq!(payload, large[TCP4.headers()..]);
+    assert_eq!(used.len(), 5);
+}
+
+#[test]
+fn what_waits_for_one_driver_is_not_for_the_next() {
+    let frame = Packet { payload: 60, ..UDP4 }.frame();
+    for late in [false, true] {
+        let mut bed = Bed::new(MERGE, 4);
+        bed.driver.writable(&[2000]);
+        bed.driver.give(&mut bed.receiver).unwrap();
+        let mut frames = Frames::default();
+        (0..2).for_each(|_| frames.push(&frame, Offload::default()));
+        bed.port.deliver(&mut frames);
+        bed.receiver.reap(&mut bed.driver.done).unwrap();
+        assert_eq!(bed.driver.used().len(), 1);
+        if !late {
+            bed.receiver.cancel();
+        }
+        bed.port.reset();
+        bed.receiver.cancel();
+        bed.receiver = Receiver::new(bed.port.clone(), 0, 4);
+        bed.driver.writable(&[2000]);
+        bed.driver.give(&mut bed.receiver).unwrap();
+        assert_eq!(bed.driver.used(), []);
+    }
+}
+
+#[test]
+fn what_waits_for_a_queue_has_an_end() {
+    let frame = Packet { payload: 60, ..UDP4 }.frame();
+    let mut bed = Bed::new(MERGE, 4);
+    for _ in 0..3 {
+        bed.driver.writable(&[2000]);
+        bed.driver.give(&mut bed.receiver).unwrap();
+        let mut frames = Frames::default();
+        (0..4096).for_each(|_| frames.push(&frame, Offload::default()));
+        bed.port.deliver(&mut frames);
+        bed.receiver.reap(&mut bed.driver.done).unwrap();
+        bed.port.deliver(&mut frames);
+        bed.receiver.cancel();
+        assert_eq!(bed.driver.used().len(), 1);
+        assert_eq!(bed.port.waiting(), 4096);
+        bed.receiver = Receiver::new(bed.port.clone(), 0, 4);
+    }
+}
+
 #[test]
 fn an_inbox_has_an_end() {
     let frame = Packet { payload: 60, ..UDP4 }.frame();
