@@ -412,10 +412,10 @@ def test_hashes_are_reported() -> None:
         reports = [(header["hash_report"], header["hash_value"]) for header in found]
         assert reports == [(0, 0), (2, 0x51CCC178), (1, 0x323E8FC2), (0, 0)]
         # As Linux sends it since 6.15.
-        assert card.command("MQ", 2, hash_config() + b"\0") == OK
+        assert card.command("MQ", 2, hash_config(reserved=bytes(6) + b"\1\0") + b"\0") == OK
         for data in (
             hash_config(types=0x8000),
-            hash_config(reserved=b"\1" * 8),
+            *(hash_config(reserved=bytes(place) + b"\1" + bytes(7 - place)) for place in range(6)),
             hash_config(key=bytes(41)),
             hash_config()[:-1],
             hash_config() + b"\0\0",

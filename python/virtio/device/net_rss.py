@@ -38,8 +38,11 @@ class Hashing:
 
     @classmethod
     def unpack(cls, data: bytes) -> "Hashing":
-        """Read ``struct virtio_net_hash_config``."""
-        if len(data) < 13 or any(data[4:12]) or len(data) - 13 - data[12] not in PADDING:
+        """Read ``struct virtio_net_hash_config``.
+
+        Linux (7.2) has the number of transmit queues in the last reserved word, as where it configures RSS.
+        """
+        if len(data) < 13 or any(data[4:10]) or len(data) - 13 - data[12] not in PADDING:
             raise RefusedError("a hash configuration of the wrong length, or with reserved bits")
         return cls.read(data[:4], data[13 : 13 + data[12]])
 
