@@ -100,6 +100,26 @@ impl Frames {
         self.commit(0, bytes.len(), offload);
     }
 
+    /// Adds so many copies of a frame.
+    pub fn push_copies(&mut self, bytes: &[u8], count: usize) {
+        let (size, first) = (bytes.len(), self.used);
+        let all = self.reserve(size * count);
+        let mut done = all.len().min(size);
+        all[..done].copy_from_slice(&bytes[..done]);
+        // Twice as much each time.
+        while done < all.len() {
+            let more = done.min(all.len() - done);
+            all.copy_within(..more, done);
+            done += more;
+        }
+        self.used += size * count;
+        self.list.extend((0..count).map(|index| Frame {
+            start: (first + index * size) as u32,
+            len: size as u32,
+            ..Frame::default()
+        }));
+    }
+
     /// Adds a copy of another batch's frame, with its hash.
     pub fn push_frame(&mut self, other: &Self, frame: &Frame) {
         self.push(other.get(frame), frame.offload);

@@ -1,7 +1,7 @@
 //! A receive queue: frames into the driver's buffers (VIRTIO 1.4, 5.1.9.3 and 5.1.9.4).
 
 use super::frames::{Frame, Frames};
-use super::header::{self, Offload};
+use super::header::{self, Offload, WORD};
 use super::port::{Backend, Port, Settings};
 use super::segment;
 use super::tally::Burst;
@@ -34,6 +34,55 @@ enum Fate {
     Waits,
     /// It can never be delivered.
     Dropped,
+}
+
+/// What is written in front of a frame: words, and behind them what few drivers want.
+struct Header {
+    words: (u64, u32),
+    rest: [u8; TUNNEL_HDR_SIZE - HDR_SIZE],
+}
+
+impl Header {
+    #[inline]
+    fn new(offload: &Offload, buffers: u16, frame: &Frame) -> Self {
+        let mut rest = [0; TUNNEL_HDR_SIZE - HDR_SIZE];
+        let mut put = |at: usize, field: &[u8]| {
+            rest[at - HDR_SIZE..at - HDR_SIZE + field.len()].copy_from_slice(field);
+        };
+        put(HASH_HDR_HASH_VALUE, &frame.hash.to_le_bytes());
+        put(HASH_HDR_HASH_REPORT, &frame.hash_report.to_le_bytes());
+        put(TUNNEL_HDR_OUTER_TH_OFFSET, &offload.tunnel_bytes());
+        Self {
+            words: offload.words(buffers),
+            rest,
+        }
+    }
+
+    /// All of it.
+    fn bytes(&self) -> [u8; TUNNEL_HDR_SIZE] {
+        let mut all = [0; TUNNEL_HDR_SIZE];
+        all[..WORD].copy_from_slice(&self.words.0.to_ne_bytes());
+        all[WORD..HDR_SIZE].copy_from_slice(&self.words.1.to_ne_bytes());
+        all[HDR_SIZE..].copy_from_slice(&self.rest);
+        all
+    }
+
+    /// Writes the first `size` bytes, at least those of the words.
+    ///
+    /// # Safety
+    ///
+    /// There is memory for them.
+    #[inline]
+    unsafe fn write(&self, to: *mut u8, size: usize) {
+        // SAFETY: the caller's.
+        unsafe {
+            to.cast::<u64>().write_unaligned(self.words.0);
+            to.add(WORD).cast::<u32>().write_unaligned(self.words.1);
+            if size > HDR_SIZE {
+                std::ptr::copy_nonoverlapping(self.rest.as_ptr(), to.add(HDR_SIZE), size - HDR_SIZE);
+            }
+        }
+    }
 }
 
 /// Puts frames into the buffers of one receive queue.
@@ -119,21 +168,20 @@ impl Receiver {
     fn deliver_all(&mut self, done: &mut Completions) -> Result<(), Fault> {
         loop {
             while self.piece < self.pieces.len() {
-                let piece = self.pieces.list()[self.piece];
-                if let Fate::Waits = self.deliver(&piece, true, done)? {
+                if let Fate::Waits = self.deliver(true, done)? {
                     return Ok(());
                 }
                 self.piece += 1;
             }
             while self.next < self.frames.len() {
-                let frame = self.frames.list()[self.next];
-                if frame.offload.within(self.receivable) {
-                    if let Fate::Waits = self.deliver(&frame, false, done)? {
+                if self.frames.list()[self.next].offload.within(self.receivable) {
+                    if let Fate::Waits = self.deliver(false, done)? {
                         return Ok(());
                     }
                     self.next += 1;
                     continue;
                 }
+                let frame = self.frames.list()[self.next];
                 self.next += 1;
                 self.split(&frame);
                 break;
@@ -180,15 +228,23 @@ impl Receiver {
         }
     }
 
+    /// Delivers the next frame, or the next piece of one.
     #[inline]
-    fn deliver(&mut self, frame: &Frame, piece: bool, done: &mut Completions) -> Result<Fate, Fault> {
+    fn deliver(&mut self, piece: bool, done: &mut Completions) -> Result<Fate, Fault> {
         let Some(first) = self.held.front() else {
             return Ok(Fate::Waits);
         };
         let Some(chain) = first.batch.get(first.next) else {
             return Ok(Fate::Waits);
         };
-        let total = self.header + frame.size();
+        let (frames, index) = if piece {
+            (&self.pieces, self.piece)
+        } else {
+            (&self.frames, self.next)
+        };
+        let frame = &frames.list()[index];
+        let size = frame.size();
+        let total = self.header + size;
         if chain.writable_len < self.header as u64 {
             return Err(too_small(chain.writable_len, self.header));
         }
@@ -199,29 +255,22 @@ impl Receiver {
                 None => return Ok(self.shortage()),
             }
         }
-        let mut header = [0; TUNNEL_HDR_SIZE];
-        let offload = self.offload(frame);
-        header[..10].copy_from_slice(&offload.bytes());
-        header[TUNNEL_HDR_OUTER_TH_OFFSET..].copy_from_slice(&offload.tunnel_bytes());
-        header[HDR_NUM_BUFFERS..HDR_SIZE].copy_from_slice(&(buffers as u16).to_le_bytes());
-        header[HASH_HDR_HASH_VALUE..HASH_HDR_HASH_REPORT].copy_from_slice(&frame.hash.to_le_bytes());
-        header[HASH_HDR_HASH_REPORT..HASH_HDR_PADDING_RESERVED]
-            .copy_from_slice(&frame.hash_report.to_le_bytes());
-        let frames = if piece { &self.pieces } else { &self.frames };
+        let header = Header::new(&self.offload(frame), buffers as u16, frame);
         let bytes = frames.get(frame);
-        let header = &header[..self.header];
+        self.burst.count(frame, size);
         if buffers == 1 && chain.writable.len() == 1 {
             let segment = chain.writable[0];
             // SAFETY: the batch holds the segment's memory, which has at least `total` bytes; that it is guest memory
             // is why this is no reference.
             unsafe {
-                std::ptr::copy_nonoverlapping(header.as_ptr(), segment.host, header.len());
-                std::ptr::copy_nonoverlapping(bytes.as_ptr(), segment.host.add(header.len()), bytes.len());
+                header.write(segment.host, self.header);
+                std::ptr::copy_nonoverlapping(bytes.as_ptr(), segment.host.add(self.header), size);
             }
             done.push(chain.token, total as u32);
             self.consume(1, 1);
         } else {
-            spread(&mut self.held, header, bytes, buffers, done, |held, segments| {
+            let (all, used) = (header.bytes(), self.header);
+            spread(&mut self.held, &all[..used], bytes, buffers, done, |held, segments| {
                 self.buffers -= 1;
                 self.segments -= segments;
                 if self.spare.len() < 4 {
@@ -229,7 +278,6 @@ impl Receiver {
                 }
             });
         }
-        self.burst.count(frame, frame.size());
         Ok(Fate::Delivered)
     }
 

@@ -68,6 +68,19 @@ pub(super) struct Group {
     pub(super) written: u32,
 }
 
+impl Group {
+    /// The same with the next chain.
+    #[inline(always)]
+    fn with(self, token: Token, written: u32) -> Self {
+        Self {
+            id: token.id(),
+            slots: self.slots + token.slots(),
+            chains: self.chains + 1,
+            written,
+        }
+    }
+}
+
 impl Order {
     /// A chain was taken. Once `room` bytes are written (see [`room`]) it is used completely.
     #[inline]
@@ -134,23 +147,16 @@ impl Order {
             _ => return InTurn::No,
         };
         self.oldest = self.oldest.wrapping_add(1);
-        self.gather(token, written);
         if u64::from(written) == room {
+            self.group = self.group.with(token, written);
             InTurn::Gathered
+        } else if self.group.chains == 0 {
+            // Nothing is stored and loaded again, as it would be in parts of different sizes: the load would wait
+            // for all stores before, those to the driver's lines too.
+            InTurn::Told(Group::default().with(token, written))
         } else {
-            InTurn::Told(std::mem::take(&mut self.group))
+            InTurn::Told(std::mem::take(&mut self.group).with(token, written))
         }
-    }
-
-    /// The oldest chain joins the group.
-    #[inline(always)]
-    fn gather(&mut self, token: Token, written: u32) {
-        self.group = Group {
-            id: token.id(),
-            slots: self.group.slots + token.slots(),
-            chains: self.group.chains + 1,
-            written,
-        };
     }
 
     /// The group that was gathered, if it is time to tell the driver and nothing else can be told.
@@ -221,7 +227,7 @@ impl Order {
             }
             self.oldest = self.oldest.wrapping_add(1);
             self.early -= 1;
-            self.gather(token, written);
+            self.group = self.group.with(token, written);
             if u64::from(written) != room {
                 return Some(std::mem::take(&mut self.group));
             }
