@@ -184,18 +184,30 @@ pub enum Malformed {
 /// holds for the frame: offsets lie within it, and headers of a large packet are what they are said to be.
 #[inline]
 pub fn check(offload: Offload, frame: &[u8], features: u128) -> Result<Offload, Malformed> {
+    check_size(frame)?;
+    if !asks(offload.flags, offload.gso_type) {
+        return Ok(Offload::default());
+    }
+    check_request(offload, frame, features)
+}
+
+/// Checks the size of a frame that a driver sends.
+#[inline]
+pub fn check_size(frame: &[u8]) -> Result<(), Malformed> {
     if frame.len() < ETHERNET {
         return Err(Malformed::Short);
     }
     if frame.len() > MAX_FRAME {
         return Err(Malformed::Long);
     }
+    Ok(())
+}
+
+/// Whether a driver asks for something. If not, all other fields mean nothing, and so do flags of later versions.
+#[inline]
+pub const fn asks(flags: u8, gso_type: u8) -> bool {
     const ASKS: u8 = VIRTIO_NET_HDR_F_NEEDS_CSUM | VIRTIO_NET_HDR_F_UDP_TUNNEL_CSUM;
-    if offload.flags & ASKS == 0 && offload.gso_type == 0 {
-        // All other fields, and flags of later versions, mean nothing now.
-        return Ok(Offload::default());
-    }
-    check_request(offload, frame, features)
+    flags & ASKS != 0 || gso_type != VIRTIO_NET_HDR_GSO_NONE
 }
 
 fn check_request(offload: Offload, frame: &[u8], features: u128) -> Result<Offload, Malformed> {

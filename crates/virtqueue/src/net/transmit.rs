@@ -1,7 +1,7 @@
 //! A transmit queue: frames out of the driver's buffers (VIRTIO 1.4, 5.1.9.2).
 
 use super::frames::Frames;
-use super::header::{self, MAX_FRAME, Malformed, Offload, check};
+use super::header::{self, MAX_FRAME, Malformed, Offload, asks, check, check_size};
 use super::port::{Backend, Port, Settings};
 use super::segment;
 use super::steering::Steering;
@@ -78,6 +78,12 @@ impl Transmitter {
         let Some(Ok(fields)) = head.get(..10).map(<&[u8; 10]>::try_from) else {
             return Err(Malformed::Short);
         };
+        if !asks(fields[HDR_FLAGS], fields[HDR_GSO_TYPE]) {
+            // As it mostly is; by itself, as the compiler would have the fields come to and fro in pieces.
+            check_size(frame)?;
+            self.frames.commit(self.header, total, Offload::default());
+            return Ok(());
+        }
         let mut offload = Offload::parse(fields);
         if self.header >= TUNNEL_HDR_SIZE {
             offload.parse_tunnel(head);
