@@ -12,6 +12,10 @@ use std::time::{Duration, Instant};
 /// Time between two looks.
 const PACE: Duration = Duration::from_nanos(45);
 
+/// So often as long is the wait after bursts of this size, and larger ones.
+const PER_BURST: u32 = 64;
+const LARGEST: usize = 32;
+
 /// How processors say "a while", at the pace of this one.
 #[derive(Clone, Copy, Debug)]
 pub struct Relax {
@@ -41,7 +45,15 @@ impl Relax {
     /// Waits until it is worth looking again.
     #[inline]
     pub fn wait(self) {
-        for _ in 0..self.hints {
+        self.wait_after(0);
+    }
+
+    /// The same where so many came at once the last time, and may well come again: as long as the other end works at
+    /// them, each look takes a line from it.
+    #[inline]
+    pub fn wait_after(self, burst: usize) {
+        let times = 1 + burst.min(LARGEST) as u32 * PER_BURST / LARGEST as u32;
+        for _ in 0..self.hints * times {
             spin_loop();
         }
     }

@@ -270,13 +270,20 @@ impl Receiver {
             self.consume(1, 1);
         } else {
             let (all, used) = (header.bytes(), self.header);
-            spread(&mut self.held, &all[..used], bytes, buffers, done, |held, segments| {
-                self.buffers -= 1;
-                self.segments -= segments;
-                if self.spare.len() < 4 {
-                    self.spare.extend(held);
-                }
-            });
+            spread(
+                &mut self.held,
+                &all[..used],
+                bytes,
+                buffers,
+                done,
+                |held, segments| {
+                    self.buffers -= 1;
+                    self.segments -= segments;
+                    if self.spare.len() < 4 {
+                        self.spare.extend(held);
+                    }
+                },
+            );
         }
         Ok(Fate::Delivered)
     }

@@ -4,6 +4,7 @@ use super::frames::Frames;
 use super::header::{self, MAX_FRAME, Malformed, Offload, asks, check, check_size};
 use super::port::{Backend, Port, Settings};
 use super::segment;
+use super::simple::HOST_OFFLOADS;
 use super::steering::Steering;
 use super::tally::Burst;
 use crate::chain::{Batch, Chain};
@@ -26,6 +27,8 @@ pub struct Transmitter {
     backend: Option<Arc<dyn Backend>>,
     accepts: u128,
     header: usize,
+    /// Whether this driver may ask for something in a header. If not, the header's line stays in the driver's cache.
+    heeded: bool,
     frames: Frames,
     finished: Frames,
     burst: Burst,
@@ -42,6 +45,7 @@ impl Transmitter {
             backend: None,
             accepts: 0,
             header: HDR_SIZE,
+            heeded: true,
             frames: Frames::default(),
             finished: Frames::default(),
             burst: Burst::default(),
@@ -54,6 +58,7 @@ impl Transmitter {
         self.backend = self.port.backend();
         self.accepts = self.backend.as_ref().map_or(0, |backend| backend.accepts());
         self.header = header::size(self.settings.features);
+        self.heeded = self.settings.features & HOST_OFFLOADS != 0;
     }
 
     /// Copies a frame out of guest memory, then looks at the copy.
@@ -66,13 +71,19 @@ impl Transmitter {
         if total > (self.header + MAX_FRAME) as u64 {
             return Err(Malformed::Long);
         }
-        let total = total as usize;
+        let skip = if self.heeded { 0 } else { self.header };
+        let total = total as usize - skip;
         let copy = self.frames.reserve(total);
         if let [segment] = chain.readable {
             // SAFETY: the batch holds the segment's memory; as it is guest memory there is no reference to it.
-            unsafe { std::ptr::copy_nonoverlapping(segment.host, copy.as_mut_ptr(), total) };
+            unsafe { std::ptr::copy_nonoverlapping(segment.host.add(skip), copy.as_mut_ptr(), total) };
         } else {
-            chain.read_at(0, copy);
+            chain.read_at(skip as u64, copy);
+        }
+        if skip > 0 {
+            check_size(copy)?;
+            self.frames.commit(0, total, Offload::default());
+            return Ok(());
         }
         let (head, frame) = copy.split_at(self.header);
         let Some(Ok(fields)) = head.get(..10).map(<&[u8; 10]>::try_from) else {
@@ -180,9 +191,12 @@ impl Handler for Transmitter {
         }
         for chain in batch.iter() {
             if let Some(segment) = chain.readable.first() {
-                // A header and the start of its frame: all of them are on their way while the first is copied.
-                prefetch::for_reading(segment.host);
-                prefetch::for_reading(segment.host.wrapping_add(LINE));
+                // The start of a frame, with its header if that counts: all of them are on their way while the first
+                // is copied.
+                let skip = if self.heeded { 0 } else { self.header };
+                let more = LINE.min((segment.len as usize).saturating_sub(skip + 1));
+                prefetch::for_reading(segment.host.wrapping_add(skip));
+                prefetch::for_reading(segment.host.wrapping_add(skip + more));
             }
         }
         for chain in batch.iter() {
@@ -198,5 +212,9 @@ impl Handler for Transmitter {
         }
         self.flush();
         Ok(())
+    }
+
+    fn unhurried(&self) -> bool {
+        true
     }
 }

@@ -145,6 +145,8 @@ pub trait DeviceRing: Send {
     fn available_hint(&mut self, next: u16) -> u32;
     /// Address and size of the ring's parts, and whether the device writes there.
     fn areas(&self) -> [(u64, u64, bool); 3];
+    /// Entries.
+    fn size(&self) -> u32;
     /// Chains taken and not completed.
     fn outstanding(&self) -> u32;
     /// Where a successor continues, in the form of vhost-user's VRING_BASE. Chains not completed
@@ -244,6 +246,9 @@ impl DeviceRing for Ring {
     }
     fn areas(&self) -> [(u64, u64, bool); 3] {
         each_layout!(self, ring => ring.areas())
+    }
+    fn size(&self) -> u32 {
+        each_layout!(self, ring => ring.size())
     }
     fn outstanding(&self) -> u32 {
         each_layout!(self, ring => ring.outstanding())

@@ -390,6 +390,10 @@ impl DeviceRing for PackedRing {
         ]
     }
 
+    fn size(&self) -> u32 {
+        self.config.size
+    }
+
     fn outstanding(&self) -> u32 {
         self.turn.wrapping_sub(self.completed)
     }

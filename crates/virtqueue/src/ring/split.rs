@@ -349,6 +349,10 @@ impl DeviceRing for SplitRing {
         ]
     }
 
+    fn size(&self) -> u32 {
+        self.config.size
+    }
+
     fn outstanding(&self) -> u32 {
         self.held
     }

@@ -42,6 +42,8 @@ pub(super) struct Engine {
     due: Option<Instant>,
     /// The ring was empty, and the driver is going to kick when it is not.
     armed: bool,
+    /// Chains that were there when there were any.
+    burst: usize,
 }
 
 impl Engine {
@@ -72,6 +74,7 @@ impl Engine {
             truncations: 0,
             waiting: false,
             armed: false,
+            burst: 0,
         }
     }
 
@@ -225,7 +228,7 @@ impl Engine {
             let memory = self.reader.snapshot();
             taken = self.ring.take(memory, &mut self.batch, self.max)?;
             if taken > 0 {
-                self.armed = false;
+                (self.armed, self.burst) = (false, taken);
                 self.ring.disarm(memory)?;
                 self.run.position.store(self.ring.position(), Ordering::Relaxed);
                 self.run
@@ -385,9 +388,15 @@ impl Engine {
         let busy = limit == BUSY;
         let window = if busy { BUSY_LOOK } else { self.window.now(limit) };
         let relax = Relax::new();
+        // Not where the driver needs these descriptors before it can go on.
+        let burst = if self.handler.unhurried() && 4 * self.burst <= self.ring.size() as usize {
+            self.burst
+        } else {
+            0
+        };
         let start = Instant::now();
         while start.elapsed() < window {
-            relax.wait();
+            relax.wait_after(burst);
             self.shared.counters.polls.add(1);
             let changed = Some(self.shared.revision.load(Ordering::Relaxed)) != self.revision;
             if changed || self.stopping() || self.reader.stale() {

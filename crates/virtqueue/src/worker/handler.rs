@@ -93,6 +93,11 @@ pub trait Handler: Send {
     fn supplied(&self) -> bool {
         false
     }
+    /// Whether drivers do not wait for completions: a worker that polls may then leave the ring alone for three
+    /// microseconds after a large batch (packets to be sent).
+    fn unhurried(&self) -> bool {
+        false
+    }
     /// Operations under way on guest memory. Unmapping waits until there are none,
     /// stopping until there are none or its time is up.
     fn busy(&self) -> usize {
