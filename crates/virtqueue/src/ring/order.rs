@@ -56,26 +56,47 @@ pub(super) enum InTurn {
 }
 
 /// Chains that one used entry stands for.
+///
+/// Kept in one word and another, as is a [`Token`]: parts that were stored one by one cannot be loaded together before
+/// they, and all stores before them, to the driver's lines too, have left the processor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Group {
-    /// The youngest of them: the one that the entry names.
-    pub(super) id: u16,
-    /// Descriptors of all of them (packed).
-    pub(super) slots: u16,
-    /// How many chains they are.
-    pub(super) chains: u16,
+    /// The youngest chain's token, but with the slots of all; above that, how many chains they are.
+    word: u64,
     /// Bytes written into the youngest.
     pub(super) written: u32,
 }
 
 impl Group {
+    const CHAIN: u64 = 1 << 32;
+    const SLOT: u32 = 16;
+
+    /// The youngest of them: the one that the entry names.
+    #[inline(always)]
+    pub(super) const fn id(self) -> u16 {
+        self.word as u16
+    }
+
+    /// Descriptors of all of them (packed).
+    #[inline(always)]
+    pub(super) const fn slots(self) -> u16 {
+        (self.word >> Self::SLOT) as u16
+    }
+
+    /// How many chains they are.
+    #[inline(always)]
+    pub(super) const fn chains(self) -> u16 {
+        (self.word / Self::CHAIN) as u16
+    }
+
     /// The same with the next chain.
     #[inline(always)]
-    fn with(self, token: Token, written: u32) -> Self {
+    const fn with(self, token: Token, written: u32) -> Self {
+        // No more slots than a ring has, 32768: they stay within their part.
+        let slots = (self.slots() + token.slots()) as u64;
+        let chains = self.chains() as u64 + 1;
         Self {
-            id: token.id(),
-            slots: self.slots + token.slots(),
-            chains: self.chains + 1,
+            word: token.id() as u64 | (slots << Self::SLOT) | (chains * Self::CHAIN),
             written,
         }
     }
@@ -150,9 +171,7 @@ impl Order {
         if u64::from(written) == room {
             self.group = self.group.with(token, written);
             InTurn::Gathered
-        } else if self.group.chains == 0 {
-            // Nothing is stored and loaded again, as it would be in parts of different sizes: the load would wait
-            // for all stores before, those to the driver's lines too.
+        } else if self.group.chains() == 0 {
             InTurn::Told(Group::default().with(token, written))
         } else {
             InTurn::Told(std::mem::take(&mut self.group).with(token, written))
@@ -162,7 +181,7 @@ impl Order {
     /// The group that was gathered, if it is time to tell the driver and nothing else can be told.
     #[inline(always)]
     pub(super) fn tell_gathered(&mut self) -> Option<Group> {
-        (self.group.chains > 0).then(|| std::mem::take(&mut self.group))
+        (self.group.chains() > 0).then(|| std::mem::take(&mut self.group))
     }
 
     /// The driver is to hear of all these chains, which are out, at once.
@@ -204,7 +223,7 @@ impl Order {
 
     /// Chains that no used entry has been written for.
     pub(super) fn len(&self) -> usize {
-        self.next.wrapping_sub(self.oldest) as usize + usize::from(self.group.chains)
+        self.next.wrapping_sub(self.oldest) as usize + usize::from(self.group.chains())
     }
 
     /// The next chains to tell the driver of by one used entry; those that could still be joined by
@@ -232,6 +251,6 @@ impl Order {
                 return Some(std::mem::take(&mut self.group));
             }
         }
-        (tell && self.group.chains > 0).then(|| std::mem::take(&mut self.group))
+        (tell && self.group.chains() > 0).then(|| std::mem::take(&mut self.group))
     }
 }

@@ -66,10 +66,10 @@ impl PackedRing {
     /// Writes a used descriptor for a group.
     #[inline(always)]
     fn put_used(&mut self, parts: &Parts, group: Group) {
-        self.put_head(parts, used_head(self.used, group.id, group.written));
-        self.used = self.used.after(group.slots, self.config.size);
-        self.busy -= u32::from(group.slots);
-        self.moved += u32::from(group.slots);
+        self.put_head(parts, used_head(self.used, group.id(), group.written));
+        self.used = self.used.after(group.slots(), self.config.size);
+        self.busy -= u32::from(group.slots());
+        self.moved += u32::from(group.slots());
     }
 
     /// Writes a used descriptor where the next one goes.
@@ -131,7 +131,7 @@ impl PackedRing {
             Some(order) => {
                 order.completed(token.id(), written);
                 while let Some(group) = self.order.as_mut().and_then(|order| order.next_group(false)) {
-                    self.write_used(memory, &parts, group.id, group.slots, group.written);
+                    self.write_used(memory, &parts, group.id(), group.slots(), group.written);
                 }
             }
             None => self.write_used(memory, &parts, token.id(), held.slots, written),
@@ -162,7 +162,7 @@ impl PackedRing {
             return Ok(None);
         };
         while let Some(group) = self.order.as_mut().and_then(|order| order.next_group(true)) {
-            self.write_used(memory, &parts, group.id, group.slots, group.written);
+            self.write_used(memory, &parts, group.id(), group.slots(), group.written);
         }
         let Some((offset, head)) = self.withheld.take() else {
             return Ok(None);

@@ -55,8 +55,8 @@ impl SplitRing {
     /// Writes a used entry for a group.
     #[inline(always)]
     fn put_used(&mut self, parts: &Parts, group: Group) {
-        parts.set_used_entry(self.used & self.mask, u32::from(group.id), group.written);
-        self.used = self.used.wrapping_add(group.chains);
+        parts.set_used_entry(self.used & self.mask, u32::from(group.id()), group.written);
+        self.used = self.used.wrapping_add(group.chains());
     }
 
     /// The same where something is to be told of it.
@@ -94,7 +94,7 @@ impl SplitRing {
             Some(order) => {
                 order.completed(token.id(), written);
                 while let Some(group) = self.order.as_mut().and_then(|order| order.next_group(false)) {
-                    self.write_used(memory, &parts, group.id, group.chains, group.written);
+                    self.write_used(memory, &parts, group.id(), group.chains(), group.written);
                 }
             }
             None => self.write_used(memory, &parts, token.id(), 1, written),
@@ -128,7 +128,7 @@ impl SplitRing {
             return Ok(None);
         };
         while let Some(group) = self.order.as_mut().and_then(|order| order.next_group(true)) {
-            self.write_used(memory, &parts, group.id, group.chains, group.written);
+            self.write_used(memory, &parts, group.id(), group.chains(), group.written);
         }
         let (old, new) = (self.published, self.used);
         if old == new {
