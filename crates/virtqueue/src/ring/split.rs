@@ -38,6 +38,11 @@ pub struct SplitRing {
     pub(super) available: u16,
     /// `available` comes from a notification and has not been used yet.
     pub(super) hinted: bool,
+    /// Head of the youngest chain taken, and how far it lay behind the one before: the next one may well lie there, too.
+    last: u16,
+    stride: u16,
+    /// There was nothing to take the last time.
+    waited: bool,
     /// The next used entry to write, and what `used.idx` says.
     pub(super) used: u16,
     pub(super) published: u16,
@@ -77,6 +82,9 @@ impl SplitRing {
             next,
             available: next,
             hinted: false,
+            last: 0,
+            stride: 1,
+            waited: false,
             used: 0,
             published: 0,
             quiet: false,
@@ -167,12 +175,23 @@ impl SplitRing {
             self.available = index;
         }
         let wanted = usize::from(ready).min(max);
+        if wanted == 0 {
+            self.waited = true;
+            return Ok(0);
+        }
+        if std::mem::take(&mut self.waited) {
+            // The driver waits for this. Lines that are needed one after the other are on their way together: that of
+            // the first descriptor, if heads go on as they did, and that of the used entry.
+            parts.expect(self.last.wrapping_add(self.stride) & self.mask);
+            parts.claim_used(self.used.wrapping_add(self.held as u16));
+        }
         let mut near = memory.near(self.nearby);
         for taken in 0..wanted {
             if batch.room() == 0 {
                 return Ok(taken);
             }
             let head = parts.available_entry(self.next & self.mask);
+            (self.stride, self.last) = (head.wrapping_sub(self.last), head);
             if !near.is_some_and(|near| self.take_usual(memory, near, parts, batch, head)) {
                 if let Err(fault) = self.take_any(memory, parts, batch, head) {
                     return self.refuse(batch, fault, taken);

@@ -6,6 +6,7 @@
 use super::areas::Area;
 use super::wakeup::SplitWords;
 use super::{Config, feature};
+use crate::prefetch;
 use crate::spec::ring as spec;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
@@ -230,6 +231,23 @@ impl Parts {
         let words = self.used_words(slot);
         words.0.store(id.to_le(), Ordering::Relaxed);
         words.1.store(len.to_le(), Ordering::Relaxed);
+    }
+
+    /// Fetches the line of descriptor `index`, which this end is about to read.
+    #[inline(always)]
+    pub(super) fn expect(&self, index: u16) {
+        prefetch::for_reading(
+            self.descriptors
+                .wrapping_add(usize::from(index) * DESCRIPTOR_SIZE as usize),
+        );
+    }
+
+    /// Fetches the line of used entry number `index`, which this end is about to write to.
+    #[inline(always)]
+    pub(super) fn claim_used(&self, index: u16) {
+        let slot = u32::from(index) & (self.size - 1);
+        let offset = spec::USED_RING + slot as usize * USED_ENTRY_SIZE as usize;
+        prefetch::for_writing(self.used.wrapping_add(offset));
     }
 
     #[inline]
