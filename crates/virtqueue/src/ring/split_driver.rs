@@ -40,6 +40,10 @@ pub struct SplitDriver {
     /// The next used entry to look at, and what `used.idx` was when last read.
     seen: u16,
     used: u16,
+    /// Head of the youngest chain.
+    last: u16,
+    /// There was nothing to take back the last time.
+    waited: bool,
     broken: Option<Fault>,
 }
 
@@ -84,6 +88,8 @@ impl SplitDriver {
             published: 0,
             seen: 0,
             used: 0,
+            last: 0,
+            waited: false,
             broken: None,
         })
     }
@@ -210,6 +216,7 @@ impl SplitDriver {
         }
         self.free -= count;
         self.free_head = free_head;
+        self.last = head;
         self.parts.set_available_entry(self.next & self.mask, head);
         self.next = self.next.wrapping_add(1);
     }
@@ -266,6 +273,20 @@ impl SplitDriver {
             self.used = index;
         }
         let wanted = usize::from(ready).min(max);
+        if wanted == 0 {
+            self.waited = true;
+            return Ok(0);
+        }
+        if std::mem::take(&mut self.waited) {
+            // The next chain goes there, most likely; claimed while the used entry is on its way.
+            self.parts.claim_available(self.next & self.mask);
+            let head = if self.order.is_some() {
+                self.free_head
+            } else {
+                self.last
+            };
+            self.parts.claim_descriptor(head);
+        }
         let mut done = 0;
         while done < wanted {
             let (id, len) = self.parts.used_entry(self.seen & self.mask);

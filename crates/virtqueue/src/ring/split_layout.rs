@@ -250,6 +250,20 @@ impl Parts {
         prefetch::for_writing(self.used.wrapping_add(offset));
     }
 
+    /// Fetches the line of descriptor `index`, which this end is about to write to.
+    #[inline(always)]
+    pub(super) fn claim_descriptor(&self, index: u16) {
+        let offset = usize::from(index) * DESCRIPTOR_SIZE as usize;
+        prefetch::for_writing(self.descriptors.wrapping_add(offset));
+    }
+
+    /// The same for an entry of the available ring; `slot` is less than the size.
+    #[inline(always)]
+    pub(super) fn claim_available(&self, slot: u16) {
+        let offset = spec::AVAIL_RING + 2 * usize::from(slot);
+        prefetch::for_writing(self.available.wrapping_add(offset));
+    }
+
     #[inline]
     fn used_words(&self, slot: u16) -> (&AtomicU32, &AtomicU32) {
         debug_assert!(u32::from(slot) < self.size);
