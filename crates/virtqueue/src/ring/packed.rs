@@ -233,7 +233,10 @@ impl PackedRing {
             self.burst = taken;
         }
         // Used descriptors will be written there. Not before: the driver may still have been at work on the lines.
-        parts.claim_all(first, self.busy - busy);
+        // In order one stands for many, unless their lengths are what the driver waits for.
+        let last = batch.len().checked_sub(1).and_then(|last| batch.get(last));
+        let alone = self.order.is_none() || last.is_some_and(|chain| chain.readable.is_empty());
+        parts.claim_all(first, (self.busy - busy).min(if alone { u32::MAX } else { 1 }));
         Ok(taken)
     }
 
