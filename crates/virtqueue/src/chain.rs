@@ -24,6 +24,12 @@ impl Token {
         Self(id as u32 | (slots as u32) << 16)
     }
 
+    /// Both: the id in the lower half.
+    #[inline]
+    pub(crate) const fn word(self) -> u32 {
+        self.0
+    }
+
     /// Head index (split) or buffer id (packed).
     #[inline]
     pub const fn id(self) -> u16 {

@@ -92,11 +92,9 @@ impl Group {
     /// The same with the next chain.
     #[inline(always)]
     const fn with(self, token: Token, written: u32) -> Self {
-        // No more slots than a ring has, 32768: they stay within their part.
-        let slots = (self.slots() + token.slots()) as u64;
-        let chains = self.chains() as u64 + 1;
+        // The id is exchanged and slots are added, no more than a ring has, 32768: they stay within their part.
         Self {
-            word: token.id() as u64 | (slots << Self::SLOT) | (chains * Self::CHAIN),
+            word: (self.word & !(u16::MAX as u64)) + token.word() as u64 + Self::CHAIN,
             written,
         }
     }

@@ -38,7 +38,7 @@ pub struct SplitRing {
     pub(super) available: u16,
     /// `available` comes from a notification and has not been used yet.
     pub(super) hinted: bool,
-    /// Head of the youngest chain taken, and how far it lay behind the one before: the next one may well lie there, too.
+    /// Head of the youngest chain taken, and how far one that came alone lay behind the one before: the next may well lie there, too.
     last: u16,
     stride: u16,
     /// There was nothing to take the last time.
@@ -186,12 +186,13 @@ impl SplitRing {
             parts.claim_used(self.used.wrapping_add(self.held as u16));
         }
         let mut near = memory.near(self.nearby);
+        let mut last = 0;
         for taken in 0..wanted {
             if batch.room() == 0 {
                 return Ok(taken);
             }
             let head = parts.available_entry(self.next & self.mask);
-            (self.stride, self.last) = (head.wrapping_sub(self.last), head);
+            last = head;
             if !near.is_some_and(|near| self.take_usual(memory, near, parts, batch, head)) {
                 if let Err(fault) = self.take_any(memory, parts, batch, head) {
                     return self.refuse(batch, fault, taken);
@@ -199,6 +200,10 @@ impl SplitRing {
                 near = memory.near(self.nearby);
             }
         }
+        if wanted == 1 {
+            self.stride = last.wrapping_sub(self.last);
+        }
+        self.last = last;
         Ok(wanted)
     }
 
