@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 import virtio
+from virtio.bench.net import Throughput, mergeable_costs
 from virtio.bench.net_coalescing import measure_coalescing
 from virtio.bench.net_swap import PerBatch, PerFrame
 
@@ -32,3 +33,12 @@ def test_notifications_put_off_are_fewer() -> None:
     # Late or not: what waits for 32 packets or 0.1 s is not notified of each.
     assert later.interrupts < 1
     assert later.median >= 0
+
+
+def test_mergeable_buffers_cost_what_they_take_away() -> None:
+    plain = Throughput("packed", "device to driver", 20e6, 25e6, 1.25)
+    merged = Throughput("packed, mergeable", "device to driver", 15e6, 24e6, 1.6)
+    other = Throughput("split", "device to driver", 15e6, 24e6, 1.6)
+    (cost,) = mergeable_costs([plain, other, merged])
+    assert (cost.layout, cost.direction) == ("packed", "device to driver")
+    assert (cost.peer, cost.ours) == pytest.approx((0.25, 0.04))

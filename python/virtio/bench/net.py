@@ -38,8 +38,9 @@ class Layout:
     mergeable: bool = False
 
 
+MERGEABLE = ", mergeable"
 LAYOUTS = tuple(
-    Layout(f"{ring}{', mergeable' if mergeable else ''}", packed, in_order, mergeable)
+    Layout(f"{ring}{MERGEABLE if mergeable else ''}", packed, in_order, mergeable)
     for ring, packed, in_order in (
         ("split", False, False),
         ("split in order", False, True),
@@ -95,6 +96,28 @@ def measure_net(
             found.append(
                 Throughput(layout.name, direction, median(rates["dpdk"]), median(rates["pyvirtio"]), ratio)
             )
+    return found
+
+
+@dataclass(frozen=True)
+class MergeableCost:
+    """What part of the packets a second mergeable buffers cost: the driver has to read each header."""
+
+    layout: str
+    direction: Direction
+    peer: float
+    ours: float
+
+
+def mergeable_costs(rows: Sequence[Throughput]) -> list[MergeableCost]:
+    """The cost of mergeable buffers with each layout that was measured with and without them."""
+    merged = {(row.layout, row.direction): row for row in rows}
+    found = []
+    for row in rows:
+        other = merged.get((f"{row.layout}{MERGEABLE}", row.direction))
+        if other is not None:
+            peer, ours = 1 - other.peer / row.peer, 1 - other.ours / row.ours
+            found.append(MergeableCost(row.layout, row.direction, peer, ours))
     return found
 
 

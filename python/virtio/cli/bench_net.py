@@ -23,7 +23,7 @@ def net(
 
     Then a device in Python that sends frames back, and notifications put off against latency.
     """
-    from virtio.bench.net import measure_net, measure_swap
+    from virtio.bench.net import measure_net, measure_swap, mergeable_costs
     from virtio.bench.net_coalescing import measure_coalescing
 
     with Progress(console=Console(stderr=True), transient=True, disable=as_json) as bar:
@@ -34,11 +34,13 @@ def net(
             precedence=precedence,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
+    costs = mergeable_costs(found)
     swapped = measure_swap(seconds=seconds, turns=turns, precedence=precedence)
     coalesced = measure_coalescing()
     if as_json:
         figures = {
             "throughput": [asdict(row) for row in found],
+            "cost of mergeable buffers": [asdict(row) for row in costs],
             "swap in Python": swapped,
             "coalescing": [asdict(row) for row in coalesced],
         }
@@ -58,6 +60,11 @@ def net(
             )
             for row in found
         ],
+    )
+    show(
+        out,
+        ("cost of mergeable buffers", "direction", ">DPDK vhost", ">ours"),
+        [(row.layout, row.direction, f"{row.peer:+.0%}", f"{row.ours:+.0%}") for row in costs],
     )
     show(
         out,
