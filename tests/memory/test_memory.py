@@ -236,8 +236,12 @@ def test_memory_changes_under_load() -> None:
 
         thread = threading.Thread(target=change)
         thread.start()
+        rounds = 0
+        until = time.monotonic() + 60
         try:
-            for _ in range(150):
+            # A busy machine may leave the other thread out for long.
+            while rounds < 150 or (changes <= 3 and time.monotonic() < until):
+                rounds += 1
                 for _ in range(20):
                     guest.driver.add([b"x" * 10], [10])
                 guest.publish()
@@ -247,7 +251,7 @@ def test_memory_changes_under_load() -> None:
             thread.join()
         assert changes > 3
         assert not guest.faults
-        assert guest.queue.counters.chains == 3000
+        assert guest.queue.counters.chains == 20 * rounds
         spare.close()
 
 
