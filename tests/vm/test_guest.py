@@ -40,6 +40,14 @@ def test_a_script_cannot_read_the_consoles_commands(guest: Guest) -> None:
     assert guest.run("echo still here") == (0, "still here\n")
 
 
+def test_a_guest_that_is_slow_to_answer_is_spoken_to_again(
+    guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("virtio.vm.guest._PATIENCE", 0.001)
+    for number in range(5):
+        assert guest.run(f"echo {number}; exit {number}") == (number, f"{number}\n")
+
+
 def test_a_real_kernel_runs(guest: Guest) -> None:
     assert guest.check("uname -s -r").startswith("Linux ")
     # A program of the host with shared libraries, and the file system tools that come along by themselves.
